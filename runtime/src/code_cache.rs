@@ -33,6 +33,8 @@ pub struct CacheCounts {
     pub disk_hits: u64,
     /// Compiled.
     pub compiled: u64,
+    /// Bytes in memory now.
+    pub bytes: usize,
 }
 
 pub(crate) struct CodeCache {
@@ -69,7 +71,6 @@ impl CodeCache {
     /// Forgets the components that were not used for longest until the rest fits.
     pub(crate) fn shrink(&self) {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = |cell: &Cell| cell.get().map_or(0, |prepared| prepared.code_bytes());
         let mut total: usize = cells.iter().map(|(_, cell)| bytes(cell)).sum();
         while total > self.bytes_max && cells.len() > 1 {
             let Some((_, cell)) = cells.pop_lru() else { break };
@@ -78,7 +79,9 @@ impl CodeCache {
     }
 
     pub(crate) fn counts(&self) -> CacheCounts {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         CacheCounts {
+            bytes: cells.iter().map(|(_, cell)| bytes(cell)).sum(),
             hits: self.hits.load(Ordering::Relaxed),
             disk_hits: self.disk_hits.load(Ordering::Relaxed),
             compiled: self.compiled.load(Ordering::Relaxed),
@@ -111,6 +114,10 @@ impl CodeCache {
             tracing::warn!(path = %path.display(), %error, "compiled code was not kept");
         }
     }
+}
+
+fn bytes(cell: &Cell) -> usize {
+    cell.get().map_or(0, |prepared| prepared.code_bytes())
 }
 
 /// Everything compiled code depends on besides the component: wasmtime's exact version, its

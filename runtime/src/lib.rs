@@ -24,6 +24,7 @@
 //!     limits: Limits { fuel: 1_000_000, ..Limits::default() },
 //!     artifacts: Arc::new(NoArtifacts),
 //!     log: Arc::new(NoLog),
+//!     signals: Arc::default(),
 //! };
 //! let report = sandbox.start(attempt, ()).report().await;
 //! assert!(report.outcome.is_ok());

@@ -102,12 +102,12 @@ pub struct Attempt {
     pub artifacts: Arc<dyn Artifacts>,
     /// Where its log goes.
     pub log: Arc<dyn LogSink>,
+    /// To cancel it and to see how far it is.
+    pub signals: Arc<Signals>,
 }
 
 /// An attempt that was started.
 pub struct Running {
-    /// To cancel it and see how far it is.
-    pub signals: Arc<Signals>,
     report: oneshot::Receiver<AttemptReport>,
 }
 
@@ -206,21 +206,20 @@ impl Sandbox {
     /// `release` is dropped when the thread is free again, which can be after the report: a guest
     /// in the middle of one long instruction is reported as cancelled before it can be stopped.
     pub fn start<R: Send + 'static>(&self, attempt: Attempt, release: R) -> Running {
-        let signals = Arc::new(Signals::default());
         let (send, report) = oneshot::channel();
-        let (engine, scratch, seen) = (self.engine.clone(), self.scratch.clone(), signals.clone());
+        let (engine, scratch) = (self.engine.clone(), self.scratch.clone());
         self.threads.run(move |runtime| {
-            let ended = runtime.block_on(AssertUnwindSafe(live(&engine, &scratch, attempt, seen)).catch_unwind());
+            let ended = runtime.block_on(AssertUnwindSafe(live(&engine, &scratch, attempt)).catch_unwind());
             drop(release);
             let _ = send.send(ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic))));
         });
-        Running { signals, report }
+        Running { report }
     }
 
     /// Runs an attempt on the thread that polls the future, which a spinning guest delays.
     /// This is what `start` does on a guest thread; it is here for benchmarks.
     pub async fn run_here(&self, attempt: Attempt) -> AttemptReport {
-        live(&self.engine, &self.scratch, attempt, Arc::default()).await
+        live(&self.engine, &self.scratch, attempt).await
     }
 
     /// What the cache of compiled components did so far.
@@ -240,14 +239,14 @@ fn host_failed(panic: &(dyn Any + Send)) -> Outcome {
 }
 
 /// The life of one attempt: a store, an instance, one call; then the account.
-async fn live(engine: &Engine, scratch: &Scratch, attempt: Attempt, signals: Arc<Signals>) -> AttemptReport {
+async fn live(engine: &Engine, scratch: &Scratch, attempt: Attempt) -> AttemptReport {
     let started = Instant::now();
     if let Some(outcome) = refused_input(&attempt) {
         return AttemptReport::unstarted(outcome);
     }
-    let mut store = Store::new(engine, State::new(&attempt, signals.clone(), scratch));
+    let mut store = Store::new(engine, State::new(&attempt, scratch));
     let ending = match arm(&mut store, &attempt.limits) {
-        Ok(()) => finish_in_time(&mut store, &attempt, &signals).await,
+        Ok(()) => finish_in_time(&mut store, &attempt).await,
         Err(error) => Ending::Failed(error),
     };
     account(store, &attempt, ending, started)
@@ -267,9 +266,9 @@ fn arm(store: &mut Store<State>, limits: &Limits) -> wasmtime::Result<()> {
     store.fuel_async_yield_interval(Some(YIELD_FUEL))
 }
 
-async fn finish_in_time(store: &mut Store<State>, attempt: &Attempt, signals: &Signals) -> Ending {
+async fn finish_in_time(store: &mut Store<State>, attempt: &Attempt) -> Ending {
     let cancelled = async {
-        signals.cancelled().await;
+        attempt.signals.cancelled().await;
         tokio::time::sleep(CANCEL_GRACE).await;
     };
     tokio::select! {

@@ -40,7 +40,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(attempt: &Attempt, signals: Arc<Signals>, scratch: &Scratch) -> Self {
+    pub(crate) fn new(attempt: &Attempt, scratch: &Scratch) -> Self {
         let output = Shared::new(Output::new(scratch.writer(), attempt.limits.output));
         let log = Shared::new(Log::new(attempt.log.clone(), attempt.limits.log));
         let mut table = ResourceTable::new();
@@ -51,7 +51,7 @@ impl State {
             wasi: wasi(attempt, &output, &log),
             job: attempt.job.clone(),
             attempt: attempt.number,
-            signals,
+            signals: attempt.signals.clone(),
             output,
             log,
             artifacts: attempt.artifacts.clone(),

@@ -40,6 +40,7 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),
+        signals: Arc::default(),
     })
 }
 
@@ -255,8 +256,9 @@ async fn a_cancel_ends_a_spinning_guest() {
     let sandbox = sandbox();
     let attempt = attempt(&sandbox, wat(&start("(loop $l (br $l))"))).await.unwrap();
     let attempt = Attempt { limits: Limits::default(), ..attempt };
+    let signals = attempt.signals.clone();
     let mut running = sandbox.start(attempt, ());
-    running.signals.cancel();
+    signals.cancel();
     let report = tokio::time::timeout(Duration::from_secs(20), running.report()).await.unwrap();
     assert_eq!(report.outcome.kind, OutcomeKind::Cancelled);
 }
@@ -265,10 +267,11 @@ async fn a_cancel_ends_a_spinning_guest() {
 async fn a_spinning_guest_does_not_keep_another_from_running() {
     let sandbox = sandbox();
     let spinning = attempt(&sandbox, wat(&start("(loop $l (br $l))"))).await.unwrap();
-    let spinning = sandbox.start(Attempt { limits: Limits::default(), ..spinning }, ());
+    let signals = spinning.signals.clone();
+    let _spinning = sandbox.start(Attempt { limits: Limits::default(), ..spinning }, ());
     let quick = attempt(&sandbox, wat(&command(&print(1, "hello")))).await.unwrap();
     assert!(sandbox.start(quick, ()).report().await.outcome.is_ok());
-    spinning.signals.cancel();
+    signals.cancel();
 }
 
 async fn refusal(bytes: &[u8]) -> String {
