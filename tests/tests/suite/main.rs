@@ -1,0 +1,4 @@
+//! Every suite in one binary: linking is most of the time that a test binary costs.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod sandbox;
