@@ -197,6 +197,13 @@ impl Tree {
         if found != expected {
             return Err(TreeError::Root { expected, found });
         }
+        // The only group of an empty blob is never read, so that it is empty is checked here.
+        if size_bytes == 0 && found != Digest::of(b"") {
+            return Err(TreeError::Root {
+                expected,
+                found: Digest::of(b""),
+            });
+        }
         Ok(Self {
             size_bytes,
             groups,
@@ -402,7 +409,8 @@ impl Blob {
     ///
     /// Only the length is looked at here; bytes are verified as they are read. The file may be
     /// unlinked while the blob lives. Errors: `Corrupt` if it is shorter than the tree says; `Io`.
-    pub fn open(file: File, tree: Tree) -> Result<Self, BlobError> {
+    pub fn open(file: File, tree: impl Into<Arc<Tree>>) -> Result<Self, BlobError> {
+        let tree = tree.into();
         let digest = tree.root();
         let length = file
             .metadata()
@@ -414,7 +422,7 @@ impl Blob {
                 offset_bytes: length,
             });
         }
-        Ok(Self::in_file(Arc::new(file), Arc::new(tree)))
+        Ok(Self::in_file(Arc::new(file), tree))
     }
 
     fn in_file(file: Arc<File>, tree: Arc<Tree>) -> Self {
@@ -820,6 +828,11 @@ mod tests {
             assert!(matches!(error, TreeError::GroupCount { .. }));
         }
         assert!(Tree::from_parts(0, Vec::new(), Digest::of(b"")).is_err());
+
+        // A blob of one group that is called empty: its value is the root, as it should be.
+        let small = Tree::of(b"not empty");
+        assert!(Tree::from_parts(0, small.groups().to_vec(), small.root()).is_err());
+        assert!(Tree::from_parts(0, Tree::of(b"").groups().to_vec(), Digest::of(b"")).is_ok());
     }
 
     #[test]
