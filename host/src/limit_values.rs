@@ -7,7 +7,11 @@ use wasmjob_runtime::{
     limits::{CHOOSABLE, LimitInfo, Unit},
 };
 
-use crate::{config, units, wire::LimitTable};
+use crate::{
+    config,
+    units::{Size, Span},
+    wire::LimitTable,
+};
 
 /// A limit that was written wrongly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,10 +94,11 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
     let info = CHOOSABLE.iter().find(|info| info.name == name);
     let info = info.ok_or_else(|| LimitConfigError::Unknown { name: name.to_owned() })?;
     let read = match info.unit {
-        Unit::Bytes => units::parse_bytes(value).map_err(|error| error.to_string()),
-        Unit::Millis => units::parse_duration(value)
-            .map_err(|error| error.to_string())
-            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        Unit::Bytes => value.parse().map(|Size(bytes)| bytes).map_err(|error| error.to_string()),
+        Unit::Millis => value
+            .parse()
+            .map(|Span(time)| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+            .map_err(|error| error.to_string()),
         Unit::Fuel => parse_fuel(value),
     };
     let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), value: value.to_owned(), reason };
@@ -117,8 +122,8 @@ fn parse_fuel(value: &str) -> Result<u64, String> {
 /// A limit's value with its unit.
 pub fn show(info: &LimitInfo, value: u64) -> String {
     match info.unit {
-        Unit::Bytes => units::show_bytes(value),
-        Unit::Millis => units::show_duration(std::time::Duration::from_millis(value)),
+        Unit::Bytes => Size(value).to_string(),
+        Unit::Millis => Span(std::time::Duration::from_millis(value)).to_string(),
         Unit::Fuel => value.to_string(),
     }
 }

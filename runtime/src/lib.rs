@@ -38,7 +38,7 @@
 
 mod adapt;
 mod artifacts;
-mod blob;
+pub mod blob;
 mod capability;
 mod code_cache;
 mod component;

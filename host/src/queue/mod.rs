@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
-pub use search::{find_queued, list_events, list_queued};
+pub use search::{depth, find_queued, list_events, list_queued};
 pub use setup::{SetupError, ensure_queue, ensure_shared, queues};
 
 use crate::wire::{JobId, JobSpec, Report};

@@ -11,6 +11,8 @@ pub const EVENTS_ALL: &str = "wj.ev.*";
 /// Where stored events are published again: the only subjects to wait on, because a plain
 /// subscriber to `wj.ev` would also see writes that were refused.
 pub const SEEN: &str = "wj.seen.{{wildcard(1)}}";
+/// All of them.
+pub const SEEN_ALL: &str = "wj.seen.*";
 /// Stream of all logs, on `log(job)`.
 pub const LOGS: &str = "WJ_LOGS";
 /// What `WJ_LOGS` stores.

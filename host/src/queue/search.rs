@@ -1,5 +1,6 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
+use async_nats::jetstream::consumer::PullConsumer;
 use time::Duration;
 
 use super::{
@@ -94,4 +95,17 @@ async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueEr
         from = last.sequence + 1;
         reports.extend(batch.iter().filter_map(|message| Report::parse(&message.payload).ok()));
     }
+}
+
+/// Jobs of `queue` that wait, and jobs that a node has.
+pub async fn depth(broker: &Broker, queue: &str) -> Result<(u64, usize), QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
+    let stream = names::queue_stream(queue);
+    let consumer: PullConsumer = broker
+        .jetstream
+        .get_consumer_from_stream(names::CLASS_ANY, &stream)
+        .await
+        .map_err(|error| unavailable(error.to_string()))?;
+    let info = consumer.cached_info();
+    Ok((info.num_pending, info.num_ack_pending))
 }

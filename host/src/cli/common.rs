@@ -1,0 +1,173 @@
+//! Flags and steps that several commands share: naming a component, reading an input, connecting.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use clap::Args;
+use wasmjob_runtime::{Blob, BlobWriter, Digest, Limits};
+
+use super::{CliError, Global, render};
+use crate::{
+    artifacts::{self, ArtifactError, ArtifactStore},
+    config::Config,
+    connect, limit_values,
+    queue::Broker,
+    wire::LimitTable,
+};
+
+/// Bytes of an input or component that are kept in memory; more goes to a temporary file.
+const MEMORY_BYTES: usize = 4 << 20;
+
+/// What a job gets: the same for `run` and `submit`.
+#[derive(Args, Clone)]
+pub(crate) struct JobArgs {
+    /// What to run: a file, a digest, or a name given with `push --name` (`run`: a file)
+    pub(crate) component: String,
+    /// Input: a text, @FILE for the content of a file, - for standard input
+    #[arg(long, value_name = "TEXT|@FILE|-", allow_hyphen_values = true)]
+    input: Option<String>,
+    /// Argument for the job (repeatable)
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    arg: Vec<String>,
+    /// Environment variable for the job (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Limit (repeatable): fuel=1e9, memory=64MiB, wall=5s, output=1MiB, input=1GiB, log=1MiB
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = pair)]
+    limit: Vec<(String, String)>,
+    /// More arguments for the job
+    #[arg(last = true, value_name = "ARGS")]
+    rest: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is wanted".into()),
+    }
+}
+
+impl JobArgs {
+    /// Arguments in the order they were given.
+    pub(crate) fn args(&self) -> Vec<String> {
+        self.arg.iter().chain(&self.rest).cloned().collect()
+    }
+
+    /// Environment variables; the last value of a name counts.
+    pub(crate) fn env(&self) -> BTreeMap<String, String> {
+        self.env.iter().cloned().collect()
+    }
+
+    /// The limits that were given, and all limits as they will be, checked against the maximum.
+    pub(crate) fn limits(&self, config: &Config) -> Result<(LimitTable, Limits), CliError> {
+        let (defaults, maximum) = limit_values::limits(&config.limits)?;
+        let given = limit_values::table(&self.limit)?;
+        let limits = given.resolve(&defaults, &maximum)?;
+        Ok((given, limits))
+    }
+
+    /// Reads the input, never all of it into memory.
+    pub(crate) fn input(&self) -> Result<Blob, CliError> {
+        match self.input.as_deref() {
+            None => Ok(Blob::from_bytes("".into())),
+            Some("-") => read_all(io::stdin().lock(), "standard input"),
+            Some(input) => match input.strip_prefix('@') {
+                Some(path) => read_file(Path::new(path)),
+                None => Ok(Blob::from_bytes(input.to_owned().into())),
+            },
+        }
+    }
+}
+
+/// Reads a file into a blob.
+pub(crate) fn read_file(path: &Path) -> Result<Blob, CliError> {
+    let cannot = |error: io::Error| CliError::usage(format!("the file {} cannot be read: {error}", path.display()));
+    let file = File::open(path).map_err(cannot)?;
+    if file.metadata().map_err(cannot)?.is_dir() {
+        return Err(CliError::usage(format!("{} is a folder; a file is wanted", path.display())));
+    }
+    read_all(file, &path.display().to_string())
+}
+
+pub(crate) fn read_all(mut from: impl Read, name: &str) -> Result<Blob, CliError> {
+    let mut writer = BlobWriter::new(&std::env::temp_dir(), MEMORY_BYTES);
+    let kept = io::copy(&mut from, &mut writer).and_then(|_| writer.finish());
+    kept.map_err(|error| CliError::platform(format!("{name} cannot be read: {error}")))
+}
+
+/// A cluster as commands see it.
+pub(crate) struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) broker: Broker,
+}
+
+impl Cluster {
+    /// Connects to where the flags, the environment, the configuration or a running `up` say.
+    pub(crate) async fn connect(global: &Global) -> Result<Self, CliError> {
+        let config = global.load(Vec::new())?;
+        let endpoint = connect::find(&config, global.join.as_deref())?;
+        let client = connect::connect(&endpoint).await?;
+        Ok(Cluster { config, broker: Broker::new(client) })
+    }
+
+    /// The cluster's artifacts.
+    pub(crate) async fn artifacts(&self) -> Result<Arc<dyn ArtifactStore>, CliError> {
+        let url = self.config.artifacts.url.as_deref();
+        Ok(artifacts::open(url, Some(self.broker.jetstream.clone()), &self.config.data.join("artifacts")).await?)
+    }
+
+    /// The digest of a component given as file, digest or name; a file is stored if it is not yet.
+    pub(crate) async fn component(&self, component: &str) -> Result<Digest, CliError> {
+        if let Some(path) = as_file(component)? {
+            let blob = read_file(path)?;
+            upload(&*self.artifacts().await?, &blob, &format!("uploading {component}")).await?;
+            return Ok(blob.digest());
+        }
+        let digest = match component.parse::<Digest>() {
+            Ok(digest) => digest,
+            Err(_) => self.named(component).await?,
+        };
+        match self.artifacts().await?.head(&digest).await {
+            Ok(_) => Ok(digest),
+            Err(error @ ArtifactError::NotFound { .. }) => {
+                Err(CliError::usage(error).hint("store it with `wasmjob push FILE`"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn named(&self, name: &str) -> Result<Digest, CliError> {
+        let missing = || {
+            CliError::usage(format!("there is no file `{name}`, and nothing was pushed under that name"))
+                .hint("build the component first, or give it a name with `wasmjob push --name NAME FILE`")
+        };
+        crate::names::resolve(&self.broker, name).await?.ok_or_else(missing)
+    }
+}
+
+/// Stores a blob unless it is stored already.
+pub(crate) async fn upload(store: &dyn ArtifactStore, blob: &Blob, what: &str) -> Result<(), CliError> {
+    let bar = render::spinner(format!("{what} ({})", render::bytes(blob.size())));
+    let stored = store.put(blob).await;
+    bar.finish_and_clear();
+    Ok(stored?)
+}
+
+/// The file that `component` means, if it means one.
+pub(crate) fn as_file(component: &str) -> Result<Option<&Path>, CliError> {
+    let path = Path::new(component);
+    if path.is_file() {
+        return Ok(Some(path));
+    }
+    let looks_like_one = component.contains('/') || component.ends_with(".wasm");
+    if looks_like_one {
+        let what = if path.is_dir() { "is a folder, not a component" } else { "does not exist" };
+        return Err(CliError::usage(format!("the file {component} {what}")).hint("name the .wasm file that your build made"));
+    }
+    Ok(None)
+}

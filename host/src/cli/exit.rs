@@ -1,0 +1,153 @@
+//! Exit codes, and errors the way a person reads them: what failed, why, and a hint.
+
+use std::{fmt::Display, io::Write, process::ExitCode};
+
+use crate::{
+    artifacts::ArtifactError, config::ConfigError, connect::ConnectError, limit_values::LimitConfigError,
+    node::NodeError, queue::QueueError, queue::SetupError, server::ServerError, wire::SpecError,
+};
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: the job did not succeed.
+    Failed,
+    /// 2: what was asked for makes no sense.
+    Usage,
+    /// 3: the platform could not do it.
+    Platform,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Platform => 3,
+        })
+    }
+}
+
+/// An error for a person.
+#[derive(Debug)]
+pub struct CliError {
+    message: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+impl CliError {
+    /// What was asked for makes no sense.
+    pub fn usage(message: impl Display) -> Self {
+        CliError { message: message.to_string(), hint: None, exit: Exit::Usage }
+    }
+
+    /// The platform could not do it.
+    pub fn platform(message: impl Display) -> Self {
+        CliError { message: message.to_string(), hint: None, exit: Exit::Platform }
+    }
+
+    /// With what to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Tells it on stderr.
+    pub fn report(&self, json: bool) -> Exit {
+        let mut stderr = std::io::stderr().lock();
+        // There is nobody to tell if stderr is gone.
+        let _ = match (json, &self.hint) {
+            (true, hint) => writeln!(stderr, "{}", serde_json::json!({ "error": self.message, "hint": hint })),
+            (false, Some(hint)) => writeln!(stderr, "error: {}\nhint: {hint}", self.message),
+            (false, None) => writeln!(stderr, "error: {}", self.message),
+        };
+        self.exit
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        CliError::usage(&error).hint(error.hint())
+    }
+}
+
+impl From<ConnectError> for CliError {
+    fn from(error: ConnectError) -> Self {
+        CliError::platform(&error).hint(error.hint())
+    }
+}
+
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> Self {
+        CliError::platform(&error).hint(error.hint())
+    }
+}
+
+impl From<SpecError> for CliError {
+    fn from(error: SpecError) -> Self {
+        let raise = matches!(error, SpecError::LimitTooHigh { .. });
+        let error = CliError::usage(error);
+        if raise { error.hint("an operator can raise the maximum under [limits.max] in the configuration") } else { error }
+    }
+}
+
+impl From<LimitConfigError> for CliError {
+    fn from(error: LimitConfigError) -> Self {
+        CliError::usage(error)
+    }
+}
+
+impl From<QueueError> for CliError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::UnknownQueue { .. } => {
+                CliError::usage(error).hint("`wasmjob status` lists the queues; a queue begins with a node that works on it")
+            }
+            QueueError::Full { .. } => CliError::platform(error)
+                .hint("make room on the disk of the NATS server, or delete artifacts with `wasmjob artifact rm`"),
+            QueueError::TooLarge { .. } => {
+                CliError::usage(error).hint("pass large values as input: inputs become artifacts by themselves")
+            }
+            _ => CliError::platform(error),
+        }
+    }
+}
+
+impl From<SetupError> for CliError {
+    fn from(error: SetupError) -> Self {
+        CliError::platform(error).hint("the credentials may not be allowed to create it; start `wasmjob up` or ask the operator")
+    }
+}
+
+impl From<ArtifactError> for CliError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::NotFound { .. } | ArtifactError::Url { .. } | ArtifactError::TooLarge { .. } => CliError::usage(error),
+            ArtifactError::Full { .. } => CliError::platform(error).hint("make room there, or use another store with --artifacts"),
+            _ => CliError::platform(error),
+        }
+    }
+}
+
+impl From<NodeError> for CliError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Connect(error) => error.into(),
+            NodeError::Setup(error) => error.into(),
+            NodeError::Artifacts(error) => error.into(),
+            NodeError::Limits(error) => error.into(),
+            NodeError::Queue(error) => error.into(),
+            NodeError::Http(error) => {
+                let hint = error.hint();
+                CliError::platform(error).hint(hint)
+            }
+            NodeError::NameTaken { .. } => CliError::usage(error).hint("give this one another name with --name"),
+            NodeError::Sandbox(_) | NodeError::Folder { .. } => CliError::platform(error),
+        }
+    }
+}

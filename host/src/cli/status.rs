@@ -1,0 +1,85 @@
+//! `wasmjob status`: nodes, queues and recent failures at a glance.
+
+use serde::Serialize;
+
+use super::{CliError, Exit, Global, common::Cluster, ps, render};
+use crate::{
+    nodes::{self, NodeInfo},
+    queue,
+    wire::{Report, State},
+};
+
+/// Jobs that are looked at for running ones and failures.
+const RECENT: usize = 200;
+/// Failures that are shown.
+const FAILURES: usize = 5;
+
+#[derive(Serialize)]
+struct Status {
+    nodes: Vec<NodeInfo>,
+    slots: usize,
+    slots_used: usize,
+    memory_bytes: u64,
+    memory_promised_bytes: u64,
+    queues: Vec<QueueStatus>,
+    recent_failures: Vec<Report>,
+}
+
+#[derive(Serialize)]
+struct QueueStatus {
+    queue: String,
+    waiting: u64,
+    running: usize,
+}
+
+/// Shows the cluster.
+pub(crate) async fn status(global: &Global) -> Result<Exit, CliError> {
+    let cluster = Cluster::connect(global).await?;
+    let status = look(&cluster).await?;
+    match global.json {
+        true => render::json(&status)?,
+        false => show(&status)?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn look(cluster: &Cluster) -> Result<Status, CliError> {
+    let nodes = nodes::list(&cluster.broker).await?;
+    let mut queues = Vec::new();
+    for name in queue::queues(&cluster.broker.jetstream).await? {
+        let (waiting, running) = queue::depth(&cluster.broker, &name).await?;
+        queues.push(QueueStatus { queue: name, waiting, running });
+    }
+    let jobs = ps::jobs(cluster, RECENT).await?;
+    let failed = |job: &Report| matches!(job.state, State::Failed | State::Dead);
+    Ok(Status {
+        slots: nodes.iter().map(|node| node.slots).sum(),
+        slots_used: nodes.iter().map(|node| node.running).sum(),
+        memory_bytes: nodes.iter().map(|node| node.memory_bytes).sum(),
+        memory_promised_bytes: nodes.iter().map(|node| node.memory_promised_bytes).sum(),
+        nodes,
+        queues,
+        recent_failures: jobs.into_iter().filter(failed).take(FAILURES).collect(),
+    })
+}
+
+fn show(status: &Status) -> Result<(), CliError> {
+    render::line(&format!(
+        "{} nodes, {} of {} slots used, {} of {} memory promised",
+        status.nodes.len(),
+        status.slots_used,
+        status.slots,
+        render::bytes(status.memory_promised_bytes),
+        render::bytes(status.memory_bytes),
+    ))?;
+    let rows = status.queues.iter().map(|queue| vec![queue.queue.clone(), queue.waiting.to_string(), queue.running.to_string()]);
+    render::table(&["queue", "waiting", "running"], rows.collect())?;
+    if status.recent_failures.is_empty() {
+        return render::line("no recent failures");
+    }
+    render::line("recent failures:")?;
+    for job in &status.recent_failures {
+        render::line(&format!("  {} ago: {}", render::age(job.times.finished.as_deref()), render::failure(job)))?;
+    }
+    Ok(())
+}

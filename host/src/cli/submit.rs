@@ -1,0 +1,187 @@
+//! `wasmjob submit`: publishes jobs, and waits for them if asked to.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use wasmjob_runtime::{Limits, limits::CHOOSABLE};
+
+use super::{
+    CliError, Exit, Global,
+    common::{Cluster, JobArgs, upload},
+    get, render,
+    wait::Waiter,
+};
+use crate::{
+    limit_values, nodes,
+    wire::{Input, JobId, JobSpec, Report, new_job_id},
+    worker::INLINE_BYTES_MAX,
+};
+
+/// Arguments of `submit`.
+#[derive(Args)]
+#[command(after_help = "\
+Prints the job's id, or with --wait its output. Inputs over 64 KiB become artifacts by themselves.
+Example: wasmjob submit --wait profile.wasm --input @data.csv
+Example: wasmjob submit --wait --repeat 20 hello.wasm")]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Wait for the end and print the output
+    #[arg(long)]
+    wait: bool,
+    /// Submit the same job this many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeat: u32,
+    /// Queue to wait in
+    #[arg(long, default_value = "default")]
+    queue: String,
+    /// How long the result is kept, such as 1h or 7d
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    keep: crate::units::Span,
+}
+
+/// Submits the job, or as many as asked for.
+pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, CliError> {
+    let started = Instant::now();
+    let cluster = Cluster::connect(global).await?;
+    let spec = spec(&cluster, &args).await?;
+    let ids: Vec<JobId> = std::iter::once(spec.id).chain((1..args.repeat).map(|_| new_job_id())).collect();
+    let waiter = match args.wait {
+        true => Some(Waiter::start(&cluster.broker, ids.clone()).await?),
+        false => None,
+    };
+    let submitted = Instant::now();
+    publish(&cluster, &spec, &ids).await?;
+    let Some(waiter) = waiter else { return print_ids(global, &ids) };
+    let bar = render::spinner(format!("waiting for {}", plural(ids.len())));
+    let reports = waiter.wait(&cluster.broker, &bar).await;
+    bar.finish_and_clear();
+    let reports = reports?;
+    let took = submitted.elapsed();
+    let exit = show(global, &cluster, &reports, args.repeat > 1).await?;
+    if args.repeat > 1 && !global.json {
+        render::talk(summary(&reports, took, started.elapsed()));
+    }
+    Ok(exit)
+}
+
+async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError> {
+    let (given, limits) = args.job.limits(&cluster.config)?;
+    let input = args.job.input()?;
+    if input.size() > limits.input {
+        return Err(CliError::usage(format!(
+            "the input has {} bytes, more than the limit input={} allows",
+            input.size(),
+            limits.input
+        ))
+        .hint("raise it with --limit input=SIZE"));
+    }
+    check_memory(cluster, &limits).await?;
+    let mut spec = JobSpec::new(new_job_id(), String::new());
+    spec.queue.clone_from(&args.queue);
+    spec.args = args.job.args();
+    spec.env = args.job.env();
+    spec.limits = given;
+    spec.result_ttl_ms = u64::try_from(args.keep.0.as_millis()).unwrap_or(u64::MAX);
+    spec.check()?;
+    spec.component = cluster.component(&args.job.component).await?.to_string();
+    spec.input = if input.size() > INLINE_BYTES_MAX {
+        upload(&*cluster.artifacts().await?, &input, "uploading the input").await?;
+        Input::Artifact(input.digest())
+    } else {
+        Input::inline(&input.to_bytes(INLINE_BYTES_MAX).map_err(CliError::platform)?)
+    };
+    Ok(spec)
+}
+
+/// Tells at once if no node can ever run it.
+async fn check_memory(cluster: &Cluster, limits: &Limits) -> Result<(), CliError> {
+    let nodes = nodes::list(&cluster.broker).await?;
+    let Some(largest) = nodes.iter().max_by_key(|node| node.memory_bytes) else {
+        render::talk("warning: no node is running; the job waits until one is (`wasmjob nodes ls`)");
+        return Ok(());
+    };
+    if limits.memory <= largest.memory_bytes {
+        return Ok(());
+    }
+    let show = |bytes| CHOOSABLE.iter().find(|info| info.name == "memory").map_or(String::new(), |info| limit_values::show(info, bytes));
+    Err(CliError::usage(format!(
+        "the job wants {} of memory, and the largest node ({}) has {} for jobs",
+        show(limits.memory),
+        largest.name,
+        show(largest.memory_bytes)
+    ))
+    .hint("lower --limit memory=SIZE, or raise node.memory on a node"))
+}
+
+/// Publishes the jobs, many at a time.
+async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId]) -> Result<(), CliError> {
+    use futures_util::{StreamExt, TryStreamExt};
+    let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
+    let broker = &cluster.broker;
+    jobs.map(|job| async move { broker.submit(&job).await }).buffer_unordered(256).try_collect::<()>().await?;
+    Ok(())
+}
+
+fn print_ids(global: &Global, ids: &[JobId]) -> Result<Exit, CliError> {
+    match (global.json, ids) {
+        (true, [id]) => render::json(&serde_json::json!({ "job": id }))?,
+        (true, ids) => render::json(&ids.iter().map(|id| serde_json::json!({ "job": id })).collect::<Vec<_>>())?,
+        (false, ids) => {
+            for id in ids {
+                render::line(&id.to_string())?;
+            }
+        }
+    }
+    if !global.json && std::io::stderr().is_terminal() {
+        render::talk("see `wasmjob get JOB`, `wasmjob result --wait JOB`, `wasmjob logs -f JOB`");
+    }
+    Ok(Exit::Done)
+}
+
+async fn show(global: &Global, cluster: &Cluster, reports: &[Report], many: bool) -> Result<Exit, CliError> {
+    if global.json {
+        match reports {
+            [report] if !many => render::json(report)?,
+            reports => render::json(&reports)?,
+        }
+        return Ok(get::exit_of(reports));
+    }
+    for report in reports {
+        get::print_output(cluster, report, many).await?;
+        if !many {
+            render::talk(render::cost(report));
+        }
+        get::tell_failure(report);
+    }
+    Ok(get::exit_of(reports))
+}
+
+fn plural(jobs: usize) -> String {
+    if jobs == 1 { "the job".into() } else { format!("{jobs} jobs") }
+}
+
+/// How many jobs ended how, in what time and where.
+fn summary(reports: &[Report], took: Duration, in_all: Duration) -> String {
+    let tally = |keys: Vec<String>| {
+        let mut counts = BTreeMap::<String, usize>::new();
+        for key in keys {
+            *counts.entry(key).or_default() += 1;
+        }
+        counts.iter().map(|(key, count)| format!("{key} {count}")).collect::<Vec<_>>().join(", ")
+    };
+    let states = tally(reports.iter().map(|report| report.state.name().to_owned()).collect());
+    let nodes = tally(reports.iter().map(|report| report.node.clone().unwrap_or("-".into())).collect());
+    let busy: f64 = reports.iter().map(|report| report.usage.wall_ms).sum();
+    format!(
+        "{} jobs in {} ({} with connecting and uploading): {states}\nguest time {}, jobs per node: {nodes}",
+        reports.len(),
+        render::millis(took.as_secs_f64() * 1e3),
+        render::millis(in_all.as_secs_f64() * 1e3),
+        render::millis(busy),
+    )
+}

@@ -1,0 +1,166 @@
+//! `wasmjob up`: everything on one machine, nothing configured.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CliError, Exit, Global,
+    node::{NodeFlags, end_on_signals},
+    render,
+};
+use crate::{
+    config::Config,
+    connect::{self, Endpoint},
+    nodes,
+    queue::{Broker, ensure_queue, ensure_shared},
+    server::{Listen, Output, Plan, Server, ServerOptions, Supervised},
+    telemetry,
+};
+
+/// How long the NATS server may take to answer.
+const SERVER_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the node may take to work.
+const NODE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the node works.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What a node needs after its drain time to hand back what still runs.
+const HAND_BACK: Duration = Duration::from_secs(10);
+
+/// Arguments of `up`.
+#[derive(Args)]
+#[command(after_help = "\
+Everything is kept in the data folder: WASMJOB_DATA, by default $XDG_DATA_HOME/wasmjob.
+Ctrl-C drains: running jobs may end; a second Ctrl-C hands them back at once.
+Example: wasmjob up --listen 192.168.1.10, then: wasmjob nodes invite laptop")]
+pub(crate) struct UpArgs {
+    /// Let other machines connect at this address, with TLS [default: this machine only]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    listen: Option<String>,
+    /// Address that invitations name, if others reach this machine at another one
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    address: Option<String>,
+    #[command(flatten)]
+    node: NodeFlags,
+}
+
+/// Starts the server and the node, waits for a signal, ends them in the other order.
+pub(crate) async fn up(global: &Global, args: UpArgs) -> Result<Exit, CliError> {
+    let config = global.load(args.node.values())?;
+    telemetry::init(&config.log).map_err(CliError::usage)?;
+    let listen = args.listen.as_deref().map(str::parse::<Listen>).transpose();
+    let listen = listen.map_err(|error| CliError::usage(&error).hint(error.hint()))?;
+    let options = ServerOptions {
+        listen,
+        address: args.address.clone(),
+        nodes: vec![config.node.name.clone()],
+        ..ServerOptions::new(config.data.clone())
+    };
+    let (shutdown, hurry) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(end_on_signals(shutdown.clone(), hurry.clone()));
+    let server = Server::start(&options)?;
+    let ended = run(global, &args, &config, &server, &shutdown, &hurry).await;
+    server.stop().await;
+    ended.map(|()| Exit::Done)
+}
+
+async fn run(
+    global: &Global,
+    args: &UpArgs,
+    config: &Config,
+    server: &Server,
+    shutdown: &CancellationToken,
+    hurry: &CancellationToken,
+) -> Result<(), CliError> {
+    tokio::select! {
+        ready = server.ready(SERVER_PATIENCE) => ready?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let endpoint = server.endpoint();
+    prepare_streams(config, &endpoint).await?;
+    let join = server.folder().below("credentials")?.join(format!("{}.join", config.node.name));
+    server.node_endpoint(&config.node.name)?.write(&join)?;
+    let mut node = start_node(global, args, config, join)?;
+    tokio::select! {
+        ready = node_is_ready(config, &endpoint, &node) => ready?,
+        () = shutdown.cancelled() => {}
+    }
+    if !shutdown.is_cancelled() {
+        render::talk(format!("ready: NATS at {}, data in {}", endpoint.shown_url(), config.data.display()));
+    }
+    shutdown.cancelled().await;
+    render::talk("draining: running jobs may end (Ctrl-C again hands them back at once)");
+    let pid = node.pid();
+    tokio::select! {
+        () = node.stop() => {}
+        () = pass_on_hurry(hurry, pid) => {}
+    }
+    // A node that was told to hurry ends within the grace that its plan gives it.
+    node.stop().await;
+    Ok(())
+}
+
+/// A node hands back what runs on its second signal.
+async fn pass_on_hurry(hurry: &CancellationToken, pid: Option<u32>) {
+    hurry.cancelled().await;
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended in this moment.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// Streams are made here, with the operator's credentials: a node may not.
+async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), CliError> {
+    let broker = Broker::new(connect::connect(endpoint).await?);
+    ensure_shared(&broker.jetstream).await?;
+    for queue in &config.node.queues {
+        ensure_queue(&broker.jetstream, queue, config.queue.lease).await?;
+    }
+    if config.artifacts.url.is_none() {
+        crate::artifacts::open(None, Some(broker.jetstream), &config.data).await?;
+    }
+    Ok(())
+}
+
+fn start_node(global: &Global, args: &UpArgs, config: &Config, join: PathBuf) -> Result<Supervised, CliError> {
+    let program = std::env::current_exe().map_err(CliError::platform)?;
+    let arguments = [global.for_node(), args.node.arguments()].concat();
+    let data = config.data.clone();
+    let command = move || {
+        let mut command = Command::new(&program);
+        command.arg("node").arg("--join").arg(&join).args(&arguments).env("WASMJOB_DATA", &data);
+        // The join file says which server; what led `up` elsewhere must not lead its node there.
+        command.env_remove("WASMJOB_NATS");
+        command
+    };
+    let plan = Plan {
+        name: "the node".into(),
+        command: Box::new(command),
+        output: Output::File(config.data.join("logs").join("node.log")),
+        grace: config.node.drain + HAND_BACK,
+        death_signal: rustix::process::Signal::TERM,
+        launcher: ServerOptions::new(config.data.clone()).launcher,
+    };
+    Supervised::start(plan).map_err(|error| CliError::platform(&error).hint(error.hint()))
+}
+
+/// Waits until the node's process has said that it works.
+async fn node_is_ready(config: &Config, endpoint: &Endpoint, node: &Supervised) -> Result<(), CliError> {
+    let broker = Broker::new(connect::connect(endpoint).await?);
+    let ready = async {
+        loop {
+            let entry = nodes::get(&broker, &config.node.name).await?;
+            if entry.is_some_and(|entry| Some(entry.pid) == node.pid()) {
+                return Ok(());
+            }
+            if let crate::server::ChildState::Down { starts: 3.., reason, .. } = &*node.state().borrow() {
+                return Err(CliError::platform(format!("the node keeps ending: {reason}\n{}", node.last_words())));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let silent = || CliError::platform(format!("the node does not start; it said:\n{}", node.last_words()));
+    tokio::time::timeout(NODE_PATIENCE, ready).await.map_err(|_| silent())?
+}
