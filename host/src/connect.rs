@@ -46,15 +46,8 @@ pub async fn connect_with(
         let on_event = Arc::clone(&on_event);
         async move { on_event(event) }
     });
-    let servers: Vec<String> = endpoint
-        .url
-        .split(',')
-        .map(|url| url.trim().to_owned())
-        .collect();
-    let client = options
-        .connect(servers)
-        .await
-        .map_err(|error| explain(endpoint, error))?;
+    let servers: Vec<String> = endpoint.url.split(',').map(|url| url.trim().to_owned()).collect();
+    let client = options.connect(servers).await.map_err(|error| explain(endpoint, error))?;
     check_server(endpoint, &client)?;
     Ok(client)
 }
@@ -73,10 +66,7 @@ fn options(endpoint: &Endpoint) -> Result<ConnectOptions, ConnectError> {
     if let Some(pem) = &endpoint.ca_pem {
         // Addresses the server tells of need not be in its certificate, so they are not followed; and
         // TLS is required, or someone in between could answer in plain text.
-        options = options
-            .require_tls(true)
-            .ignore_discovered_servers()
-            .tls_client_config(trusting(endpoint, pem)?);
+        options = options.require_tls(true).ignore_discovered_servers().tls_client_config(trusting(endpoint, pem)?);
     }
     with_auth(options, endpoint)
 }
@@ -94,28 +84,21 @@ fn with_auth(options: ConnectOptions, endpoint: &Endpoint) -> Result<ConnectOpti
             if let Some(seed) = endpoint::bare_seed(&text) {
                 return Ok(options.nkey(seed.to_owned()));
             }
-            options
-                .credentials(&text)
-                .map_err(|error| ConnectError::File {
-                    path: path.clone(),
-                    reason: format!("not a credentials file: {error}"),
-                })
+            options.credentials(&text).map_err(|error| ConnectError::File {
+                path: path.clone(),
+                reason: format!("not a credentials file: {error}"),
+            })
         }
     }
 }
 
 /// Trusts one authority and none of the system's: the server is ours.
 fn trusting(endpoint: &Endpoint, pem: &str) -> Result<rustls::ClientConfig, ConnectError> {
-    let unusable = |reason: String| ConnectError::Tls {
-        url: endpoint.shown_url(),
-        reason,
-    };
+    let unusable = |reason: String| ConnectError::Tls { url: endpoint.shown_url(), reason };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| unusable(format!("bad CA: {error}")))?;
-        roots
-            .add(certificate)
-            .map_err(|error| unusable(format!("bad CA: {error}")))?;
+        roots.add(certificate).map_err(|error| unusable(format!("bad CA: {error}")))?;
     }
     if roots.is_empty() {
         return Err(unusable("the CA holds no certificate".to_owned()));
@@ -137,10 +120,7 @@ fn check_server(endpoint: &Endpoint, client: &Client) -> Result<(), ConnectError
     let info = client.server_info();
     let url = endpoint.shown_url();
     if !parse_version(&info.version).is_some_and(|version| version >= SERVER_VERSION_MIN) {
-        return Err(ConnectError::TooOld {
-            url,
-            version: info.version,
-        });
+        return Err(ConnectError::TooOld { url, version: info.version });
     }
     if !info.jetstream {
         return Err(ConnectError::NoJetStream { url });
@@ -177,10 +157,7 @@ fn explain_io(url: String, error: &async_nats::ConnectError, reason: String) -> 
         if is_tls(cause) {
             return ConnectError::Tls { url, reason };
         }
-        match cause
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind)
-        {
+        match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(ErrorKind::ConnectionRefused) => return ConnectError::Refused { url },
             Some(ErrorKind::InvalidInput) => return ConnectError::Url { url, reason },
             _ => {}
@@ -191,21 +168,16 @@ fn explain_io(url: String, error: &async_nats::ConnectError, reason: String) -> 
 
 /// An `io::Error` hands out its inner error's source, never the inner error, so it is looked into here.
 fn is_tls(cause: &(dyn StdError + 'static)) -> bool {
-    let inner = cause
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref);
+    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-fn causes(error: &(dyn StdError + 'static)) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
 }
 
 fn deepest(error: &(dyn StdError + 'static)) -> String {
-    causes(error)
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default()
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -228,11 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_said_at_once() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoint = Endpoint::plain(&format!("nats://127.0.0.1:{port}"));
         let error = connect(&endpoint).await.unwrap_err();
         assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
