@@ -209,11 +209,11 @@ impl Config {
         }
         settings.extend(from_env(&layers.env)?);
         settings.extend(from_flags(&layers.flags)?);
-        Config::check(data, settings)
+        Config::check(&data, settings)
     }
 
-    fn check(data: PathBuf, settings: BTreeMap<String, Setting>) -> Result<Config, ConfigError> {
-        let read = Reader { settings: &settings, data: &data };
+    fn check(data: &Path, settings: BTreeMap<String, Setting>) -> Result<Config, ConfigError> {
+        let read = Reader { settings: &settings, data };
         Ok(Config {
             nats: Nats { url: read.text("nats.url"), creds: read.path("nats.creds"), ca: read.path("nats.ca") },
             node: read.node()?,
@@ -221,7 +221,7 @@ impl Config {
             limits: read.limits(),
             artifacts: Artifacts { url: read.text("artifacts.url") },
             log: Log { format: read.log_format()?, level: read.required("log.level").to_owned() },
-            data: data.clone(),
+            data: data.to_owned(),
             settings,
         })
     }

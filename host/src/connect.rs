@@ -47,7 +47,7 @@ pub async fn connect_with(
         async move { on_event(event) }
     });
     let servers: Vec<String> = endpoint.url.split(',').map(|url| url.trim().to_owned()).collect();
-    let client = options.connect(servers).await.map_err(|error| explain(endpoint, error))?;
+    let client = options.connect(servers).await.map_err(|error| explain(endpoint, &error))?;
     check_server(endpoint, &client)?;
     Ok(client)
 }
@@ -119,7 +119,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
 fn check_server(endpoint: &Endpoint, client: &Client) -> Result<(), ConnectError> {
     let info = client.server_info();
     let url = endpoint.shown_url();
-    if !parse_version(&info.version).is_some_and(|version| version >= SERVER_VERSION_MIN) {
+    if parse_version(&info.version).is_none_or(|version| version < SERVER_VERSION_MIN) {
         return Err(ConnectError::TooOld { url, version: info.version });
     }
     if !info.jetstream {
@@ -137,9 +137,9 @@ pub fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-fn explain(endpoint: &Endpoint, error: async_nats::ConnectError) -> ConnectError {
+fn explain(endpoint: &Endpoint, error: &async_nats::ConnectError) -> ConnectError {
     let url = endpoint.shown_url();
-    let reason = deepest(&error);
+    let reason = deepest(error);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => ConnectError::Credentials { url },
         ConnectErrorKind::Authentication => ConnectError::Credentials { url },
@@ -147,7 +147,7 @@ fn explain(endpoint: &Endpoint, error: async_nats::ConnectError) -> ConnectError
         ConnectErrorKind::Dns => ConnectError::Name { url, reason },
         ConnectErrorKind::ServerParse => ConnectError::Url { url, reason },
         ConnectErrorKind::Tls => ConnectError::Tls { url, reason },
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => explain_io(url, &error, reason),
+        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => explain_io(url, error, reason),
     }
 }
 

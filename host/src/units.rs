@@ -167,7 +167,7 @@ impl fmt::Display for Size {
         let unit = SIZES[..4].iter().find(|(_, factor)| self.0 >= *factor);
         match unit {
             None => write!(f, "{}B", self.0),
-            Some((name, factor)) if self.0 % factor == 0 => write!(f, "{}{name}", self.0 / factor),
+            Some((name, factor)) if self.0.is_multiple_of(*factor) => write!(f, "{}{name}", self.0 / factor),
             Some((name, factor)) => {
                 let tenths = u128::from(self.0) * 10 / u128::from(*factor);
                 write!(f, "{}.{}{name}", tenths / 10, tenths % 10)

@@ -140,6 +140,7 @@ fn with_pid(pid: Option<u32>) -> String {
 }
 
 impl ServerError {
+    #[allow(clippy::needless_pass_by_value)] // the shape `map_err` wants
     pub(super) fn encode(error: serde_json::Error) -> Self {
         ServerError::Make { what: "a file", reason: error.to_string() }
     }

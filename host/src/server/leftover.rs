@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{DataFolder, ServerError};
 
@@ -36,17 +36,18 @@ pub(super) fn end(folder: &DataFolder) -> Result<(), ServerError> {
     for (signal, wait) in [(Signal::TERM, GRACE), (Signal::KILL, KILL_WAIT)] {
         // It may be gone already, which is what was wanted.
         let _ = kill_process(pid, signal);
-        if gone_within(pid, wait) {
+        if gone_within(folder, wait) {
             return Ok(());
         }
     }
     Err(ServerError::Leftover { pid: pid.as_raw_nonzero().get() })
 }
 
-fn gone_within(pid: Pid, wait: Duration) -> bool {
+fn gone_within(folder: &DataFolder, wait: Duration) -> bool {
     let asked = Instant::now();
-    // Not our child, so it cannot be waited for.
-    while test_kill_process(pid).is_ok() {
+    // Not our child, so it cannot be waited for; and one that nobody waits for keeps its number, so the
+    // number alone does not tell.
+    while running(folder).is_some() {
         if asked.elapsed() >= wait {
             return false;
         }
