@@ -206,4 +206,64 @@ mod tests {
         assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
         assert!(error.hint().contains("wasmjob up"), "{}", error.hint());
     }
+
+    /// First byte of everything a TLS client says first.
+    const TLS_HANDSHAKE: u8 = 0x16;
+
+    /// A server that introduces itself and answers the first ping as told; real ones of these kinds are
+    /// not at hand in a test.
+    async fn meeting(info: &'static str, answer: &'static str, ca_pem: Option<String>) -> ConnectError {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+            if stream.fill_buf().await.is_ok_and(|bytes| bytes.first() == Some(&TLS_HANDSHAKE)) {
+                return;
+            }
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).await.unwrap_or(0) > 0 {
+                if line.ends_with(b"PING\r\n") {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+                line.clear();
+            }
+        });
+        let error = connect(&Endpoint { ca_pem, ..Endpoint::plain(&url) }).await.unwrap_err();
+        serving.abort();
+        error
+    }
+
+    #[tokio::test]
+    async fn servers_we_cannot_work_with_are_named() {
+        let old = meeting(r#"{"version":"2.9.10","jetstream":true}"#, "PONG\r\n", None).await;
+        assert!(matches!(&old, ConnectError::TooOld { version, .. } if version == "2.9.10"), "{old}");
+        assert!(old.hint().contains("2.14.5"), "{}", old.hint());
+        let bare = meeting(r#"{"version":"2.15.1"}"#, "PONG\r\n", None).await;
+        assert!(matches!(bare, ConnectError::NoJetStream { .. }), "{bare}");
+        let closed = meeting(r#"{"version":"2.15.1"}"#, "-ERR 'Authorization Violation'\r\n", None).await;
+        assert!(matches!(closed, ConnectError::Credentials { .. }), "{closed}");
+    }
+
+    #[tokio::test]
+    async fn plain_text_is_not_spoken_where_tls_is_expected() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
+        // It hangs up at our first bytes of TLS, as one without TLS does.
+        let plain = meeting(r#"{"version":"2.15.1","jetstream":true}"#, "", Some(ca)).await;
+        assert!(!matches!(plain, ConnectError::Credentials { .. }), "{plain}");
+        let broken = meeting("{}", "", Some("no certificate".to_owned()));
+        let broken = tokio::time::timeout(Duration::from_secs(10), broken).await.unwrap();
+        assert!(matches!(broken, ConnectError::Tls { .. }), "{broken}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_said_to_be_none() {
+        for url in ["http://127.0.0.1:1", "nats://", "not a url"] {
+            let error = connect(&Endpoint::plain(url)).await.unwrap_err();
+            assert!(matches!(error, ConnectError::Url { .. } | ConnectError::Name { .. }), "{url}: {error:?}");
+        }
+    }
 }

@@ -77,6 +77,8 @@ impl Conf {
         names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
         names.extend(reachable_at(self.ip).iter().map(ToString::to_string));
         names.extend(self.advertise.clone());
+        // A certificate holds ASCII only; a host named otherwise is reached by its address.
+        names.retain(|name| !name.is_empty() && name.is_ascii());
         names.sort();
         names.dedup();
         names

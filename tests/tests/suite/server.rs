@@ -160,6 +160,8 @@ async fn works(js: &jetstream::Context) {
     let nodes = js.get_key_value("wj_nodes").await.unwrap();
     nodes.put("n1", "here".into()).await.unwrap();
     assert_eq!(nodes.get("n1").await.unwrap().unwrap(), "here");
+    assert_eq!(nodes.keys().await.unwrap().next().await.unwrap().unwrap(), "n1");
+    assert!(js.stream_names().next().await.unwrap().is_ok());
     let mut watch = nodes.watch_all().await.unwrap();
     nodes.put("n1", "still here".into()).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap().value, "still here");
@@ -242,6 +244,24 @@ async fn one_file_lets_another_machine_in_over_tls() {
 
     server::revoke(&folder, "laptop").unwrap();
     refused(&joined).await;
+    server.stop().await;
+}
+
+/// Asked to listen everywhere, `up` finds the address that others can use, and its certificate holds for it.
+#[tokio::test]
+async fn an_invitation_names_an_address_others_can_use() {
+    let root = tempfile::tempdir().unwrap();
+    let listen = Some("0.0.0.0:0".parse().unwrap());
+    let server = match Server::start(&ServerOptions { listen, ..options(root.path()) }) {
+        Err(ServerError::Listen(error)) => return assert!(error.hint().contains("--address"), "{error}"),
+        started => started.unwrap(),
+    };
+    server.ready(DEADLINE).await.unwrap();
+    assert!(server.endpoint().url.starts_with("tls://127.0.0.1:"), "{}", server.endpoint().url);
+    let folder = DataFolder::open(server.folder().path()).unwrap();
+    let invitation = server::invite(&folder, "laptop").await.unwrap();
+    assert!(!invitation.url.contains("127.0.0.1") && !invitation.url.contains("0.0.0.0"), "{}", invitation.url);
+    connect(&invitation.endpoint()).await.unwrap();
     server.stop().await;
 }
 
