@@ -56,6 +56,7 @@ impl Conf {
     pub fn save(&self, folder: &DataFolder, users: &Users) -> Result<(), ServerError> {
         let text = serde_json::to_string_pretty(self).map_err(ServerError::encode)?;
         folder.write_private(&folder.below("server")?.join("listen.json"), &text)?;
+        // Made here because the server would make it readable for others.
         folder.below("jetstream")?;
         folder.below("logs")?;
         folder.write_private(&folder.conf_path(), &self.render(folder, users))
@@ -108,7 +109,8 @@ impl Conf {
         line("pid_file", &quoted(folder.pid_path()));
         // Disk is synced at JetStream's default pace, every two minutes: a power cut may lose the last
         // writes, a crash of the server or of the node does not.
-        line("jetstream", &format!("{{ store_dir: {} }}", quoted(folder.path().join("jetstream"))));
+        // The server puts a folder `jetstream` of its own into this one.
+        line("jetstream", &format!("{{ store_dir: {} }}", quoted(folder.path().to_owned())));
         if self.tls {
             let (cert, key) = tls::server_paths(folder);
             line("tls", &format!("{{ cert_file: {}, key_file: {}, timeout: 5 }}", quoted(cert), quoted(key)));
