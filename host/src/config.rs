@@ -9,19 +9,18 @@ mod error;
 mod file;
 mod keys;
 mod machine;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 pub use error::ConfigError;
 pub use keys::is_name as is_node_name;
 pub use machine::{data_folder, host_name};
-
-use crate::units::{Size, Span};
+use reader::Reader;
 
 /// Everything that can be configured, checked and typed.
 #[derive(Clone)]
@@ -199,7 +198,7 @@ impl Config {
     /// Reads all layers and checks every value.
     /// Errors: an unknown key, a value that is wrong, a file that cannot be read; each names its source.
     pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
-        let data = machine::data_folder(&layers.env).ok_or(ConfigError::NoHome)?;
+        let data = data_folder(&layers.env).ok_or(ConfigError::NoHome)?;
         let mut settings = keys::defaults();
         let in_data = data.join("config.toml");
         match &layers.file {
@@ -209,33 +208,19 @@ impl Config {
         }
         settings.extend(from_env(&layers.env)?);
         settings.extend(from_flags(&layers.flags)?);
-        Config::check(data, settings)
+        Config::check(&data, settings)
     }
 
-    fn check(data: PathBuf, settings: BTreeMap<String, Setting>) -> Result<Config, ConfigError> {
-        let read = Reader {
-            settings: &settings,
-            data: &data,
-        };
+    fn check(data: &Path, settings: BTreeMap<String, Setting>) -> Result<Config, ConfigError> {
+        let read = Reader { settings: &settings, data };
         Ok(Config {
-            nats: Nats {
-                url: read.text("nats.url"),
-                creds: read.path("nats.creds"),
-                ca: read.path("nats.ca"),
-            },
+            nats: Nats { url: read.text("nats.url"), creds: read.path("nats.creds"), ca: read.path("nats.ca") },
             node: read.node()?,
-            queue: Queue {
-                lease: read.span("queue.lease")?,
-            },
+            queue: Queue { lease: read.span("queue.lease")? },
             limits: read.limits(),
-            artifacts: Artifacts {
-                url: read.text("artifacts.url"),
-            },
-            log: Log {
-                format: read.log_format()?,
-                level: read.required("log.level").to_owned(),
-            },
-            data: data.clone(),
+            artifacts: Artifacts { url: read.text("artifacts.url") },
+            log: Log { format: read.log_format()?, level: read.required("log.level").to_owned() },
+            data: data.to_owned(),
             settings,
         })
     }
@@ -243,18 +228,14 @@ impl Config {
     /// Where the value of a key came from; `Default` for a key that was never set.
     #[must_use]
     pub fn source(&self, key: &str) -> Source {
-        self.settings
-            .get(key)
-            .map_or(Source::Default, |setting| setting.source.clone())
+        self.settings.get(key).map_or(Source::Default, |setting| setting.source.clone())
     }
 
     /// Every key with its value and source, in the order of the names.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.settings.iter().map(row).collect();
-        let unset = keys::KEYS
-            .iter()
-            .filter(|key| !self.settings.contains_key(key.name));
+        let unset = keys::KEYS.iter().filter(|key| !self.settings.contains_key(key.name));
         rows.extend(unset.map(|key| Row {
             key: key.name.to_owned(),
             value: None,
@@ -270,12 +251,7 @@ impl Config {
         let values: serde_json::Map<String, serde_json::Value> = self
             .rows()
             .into_iter()
-            .map(|row| {
-                (
-                    row.key,
-                    serde_json::json!({"value": row.value, "source": row.source}),
-                )
-            })
+            .map(|row| (row.key, serde_json::json!({"value": row.value, "source": row.source})))
             .collect();
         serde_json::json!({"data": self.data, "values": values})
     }
@@ -284,10 +260,7 @@ impl Config {
 impl fmt::Debug for Config {
     /// The rows, because the values themselves may hold passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("data", &self.data)
-            .field("rows", &self.rows())
-            .finish()
+        f.debug_struct("Config").field("data", &self.data).field("rows", &self.rows()).finish()
     }
 }
 
@@ -295,11 +268,7 @@ impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url.as_deref().map(redact_url);
         let Nats { url: _, creds, ca } = self;
-        f.debug_struct("Nats")
-            .field("url", &url)
-            .field("creds", creds)
-            .field("ca", ca)
-            .finish()
+        f.debug_struct("Nats").field("url", &url).field("creds", creds).field("ca", ca).finish()
     }
 }
 
@@ -308,11 +277,7 @@ fn row((key, setting): (&String, &Setting)) -> Row {
         "nats.url" | "artifacts.url" => redact_url(&setting.value),
         _ => setting.value.clone(),
     };
-    Row {
-        key: key.clone(),
-        value: Some(shown),
-        source: setting.source.to_string(),
-    }
+    Row { key: key.clone(), value: Some(shown), source: setting.source.to_string() }
 }
 
 /// A URL list without its passwords and tokens.
@@ -334,13 +299,7 @@ fn from_env(env: &[(String, String)]) -> Result<Vec<(String, Setting)>, ConfigEr
         let source = Source::Env(name.clone());
         match keys::of_env(name) {
             keys::EnvName::Key(key) => {
-                found.push((
-                    key,
-                    Setting {
-                        value: value.clone(),
-                        source,
-                    },
-                ));
+                found.push((key, Setting { value: value.clone(), source }));
             }
             keys::EnvName::Unknown(key) => return Err(ConfigError::unknown(key, source)),
             keys::EnvName::NotOurs => {}
@@ -360,141 +319,11 @@ fn from_flags(flags: &[FlagValue]) -> Result<Vec<(String, Setting)>, ConfigError
         .map(|given| {
             let source = Source::Flag(given.flag);
             match keys::is_known(&given.key) {
-                true => Ok((
-                    given.key.clone(),
-                    Setting {
-                        value: given.value.clone(),
-                        source,
-                    },
-                )),
+                true => Ok((given.key.clone(), Setting { value: given.value.clone(), source })),
                 false => Err(ConfigError::unknown(given.key.clone(), source)),
             }
         })
         .collect()
-}
-
-/// Turns text into values, knowing where the text came from.
-struct Reader<'a> {
-    settings: &'a BTreeMap<String, Setting>,
-    data: &'a Path,
-}
-
-impl Reader<'_> {
-    fn node(&self) -> Result<Node, ConfigError> {
-        Ok(Node {
-            name: self.checked("node.name", keys::NAME_RULE, |text| {
-                keys::is_name(text)
-                    .then(|| text.to_owned())
-                    .ok_or("not a node name")
-            })?,
-            slots: self.checked("node.slots", "a whole number from 1 to 4096", |text| {
-                let slots = text.parse::<usize>().map_err(|_| "not a whole number")?;
-                (1..=4096)
-                    .contains(&slots)
-                    .then_some(slots)
-                    .ok_or("out of range")
-            })?,
-            memory: self.size("node.memory")?,
-            queues: self.checked("node.queues", keys::QUEUES_RULE, keys::queues)?,
-            http: self.checked(
-                "node.http",
-                "a loopback address such as 127.0.0.1:7717",
-                loopback,
-            )?,
-            drain: self.span("node.drain")?,
-            cache: self.size("node.cache")?,
-        })
-    }
-
-    fn limits(&self) -> Limits {
-        let below = |prefix: &str| {
-            let named = self.settings.iter().filter_map(|(key, setting)| {
-                Some((key.strip_prefix(prefix)?.to_owned(), setting.value.clone()))
-            });
-            named.collect()
-        };
-        Limits {
-            default: below(keys::LIMITS_DEFAULT),
-            max: below(keys::LIMITS_MAX),
-        }
-    }
-
-    fn log_format(&self) -> Result<LogFormat, ConfigError> {
-        self.checked("log.format", "text or json", |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("no such format"),
-        })
-    }
-
-    fn text(&self, key: &str) -> Option<String> {
-        self.settings.get(key).map(|setting| setting.value.clone())
-    }
-
-    /// A path; one in the file is relative to that file, any other to the current folder.
-    fn path(&self, key: &str) -> Option<PathBuf> {
-        let setting = self.settings.get(key)?;
-        let base = match &setting.source {
-            Source::File { path, .. } => path.parent().unwrap_or(self.data),
-            _ => Path::new(""),
-        };
-        Some(base.join(&setting.value))
-    }
-
-    fn required(&self, key: &str) -> &str {
-        let setting = self.settings.get(key);
-        setting
-            .map(|setting| setting.value.as_str())
-            .expect("keys::defaults sets every required key")
-    }
-
-    fn size(&self, key: &str) -> Result<u64, ConfigError> {
-        let Size(bytes) = self.parsed(key, "a size such as 64MiB or 1000000")?;
-        Ok(bytes)
-    }
-
-    fn span(&self, key: &str) -> Result<Duration, ConfigError> {
-        let Span(span) = self.parsed(key, "a duration such as 250ms, 30s or 2h")?;
-        Ok(span)
-    }
-
-    fn parsed<T>(&self, key: &str, valid: &'static str) -> Result<T, ConfigError>
-    where
-        T: FromStr<Err: fmt::Display>,
-    {
-        self.checked(key, valid, |text| {
-            text.parse::<T>().map_err(|error| error.to_string())
-        })
-    }
-
-    fn checked<T, E: ToString>(
-        &self,
-        key: &str,
-        valid: &'static str,
-        read: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, ConfigError> {
-        let text = self.required(key);
-        read(text).map_err(|reason| ConfigError::Value {
-            key: key.to_owned(),
-            from: self
-                .settings
-                .get(key)
-                .map_or(Source::Default, |setting| setting.source.clone()),
-            value: text.to_owned(),
-            reason: reason.to_string(),
-            valid,
-        })
-    }
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, &'static str> {
-    let address: SocketAddr = text.parse().map_err(|_| "not IP:PORT")?;
-    // Metrics and health have no login, so they are never offered to the network.
-    address
-        .ip()
-        .is_loopback()
-        .then_some(address)
-        .ok_or("not a loopback address")
 }
 
 #[cfg(test)]

@@ -46,15 +46,8 @@ pub async fn connect_with(
         let on_event = Arc::clone(&on_event);
         async move { on_event(event) }
     });
-    let servers: Vec<String> = endpoint
-        .url
-        .split(',')
-        .map(|url| url.trim().to_owned())
-        .collect();
-    let client = options
-        .connect(servers)
-        .await
-        .map_err(|error| explain(endpoint, error))?;
+    let servers: Vec<String> = endpoint.url.split(',').map(|url| url.trim().to_owned()).collect();
+    let client = options.connect(servers).await.map_err(|error| explain(endpoint, &error))?;
     check_server(endpoint, &client)?;
     Ok(client)
 }
@@ -73,10 +66,7 @@ fn options(endpoint: &Endpoint) -> Result<ConnectOptions, ConnectError> {
     if let Some(pem) = &endpoint.ca_pem {
         // Addresses the server tells of need not be in its certificate, so they are not followed; and
         // TLS is required, or someone in between could answer in plain text.
-        options = options
-            .require_tls(true)
-            .ignore_discovered_servers()
-            .tls_client_config(trusting(endpoint, pem)?);
+        options = options.require_tls(true).ignore_discovered_servers().tls_client_config(trusting(endpoint, pem)?);
     }
     with_auth(options, endpoint)
 }
@@ -94,28 +84,21 @@ fn with_auth(options: ConnectOptions, endpoint: &Endpoint) -> Result<ConnectOpti
             if let Some(seed) = endpoint::bare_seed(&text) {
                 return Ok(options.nkey(seed.to_owned()));
             }
-            options
-                .credentials(&text)
-                .map_err(|error| ConnectError::File {
-                    path: path.clone(),
-                    reason: format!("not a credentials file: {error}"),
-                })
+            options.credentials(&text).map_err(|error| ConnectError::File {
+                path: path.clone(),
+                reason: format!("not a credentials file: {error}"),
+            })
         }
     }
 }
 
 /// Trusts one authority and none of the system's: the server is ours.
 fn trusting(endpoint: &Endpoint, pem: &str) -> Result<rustls::ClientConfig, ConnectError> {
-    let unusable = |reason: String| ConnectError::Tls {
-        url: endpoint.shown_url(),
-        reason,
-    };
+    let unusable = |reason: String| ConnectError::Tls { url: endpoint.shown_url(), reason };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| unusable(format!("bad CA: {error}")))?;
-        roots
-            .add(certificate)
-            .map_err(|error| unusable(format!("bad CA: {error}")))?;
+        roots.add(certificate).map_err(|error| unusable(format!("bad CA: {error}")))?;
     }
     if roots.is_empty() {
         return Err(unusable("the CA holds no certificate".to_owned()));
@@ -136,11 +119,8 @@ fn reconnect_delay(attempts: usize) -> Duration {
 fn check_server(endpoint: &Endpoint, client: &Client) -> Result<(), ConnectError> {
     let info = client.server_info();
     let url = endpoint.shown_url();
-    if !parse_version(&info.version).is_some_and(|version| version >= SERVER_VERSION_MIN) {
-        return Err(ConnectError::TooOld {
-            url,
-            version: info.version,
-        });
+    if parse_version(&info.version).is_none_or(|version| version < SERVER_VERSION_MIN) {
+        return Err(ConnectError::TooOld { url, version: info.version });
     }
     if !info.jetstream {
         return Err(ConnectError::NoJetStream { url });
@@ -157,9 +137,9 @@ pub fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-fn explain(endpoint: &Endpoint, error: async_nats::ConnectError) -> ConnectError {
+fn explain(endpoint: &Endpoint, error: &async_nats::ConnectError) -> ConnectError {
     let url = endpoint.shown_url();
-    let reason = deepest(&error);
+    let reason = deepest(error);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => ConnectError::Credentials { url },
         ConnectErrorKind::Authentication => ConnectError::Credentials { url },
@@ -167,7 +147,7 @@ fn explain(endpoint: &Endpoint, error: async_nats::ConnectError) -> ConnectError
         ConnectErrorKind::Dns => ConnectError::Name { url, reason },
         ConnectErrorKind::ServerParse => ConnectError::Url { url, reason },
         ConnectErrorKind::Tls => ConnectError::Tls { url, reason },
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => explain_io(url, &error, reason),
+        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => explain_io(url, error, reason),
     }
 }
 
@@ -177,10 +157,7 @@ fn explain_io(url: String, error: &async_nats::ConnectError, reason: String) -> 
         if is_tls(cause) {
             return ConnectError::Tls { url, reason };
         }
-        match cause
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind)
-        {
+        match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(ErrorKind::ConnectionRefused) => return ConnectError::Refused { url },
             Some(ErrorKind::InvalidInput) => return ConnectError::Url { url, reason },
             _ => {}
@@ -191,21 +168,16 @@ fn explain_io(url: String, error: &async_nats::ConnectError, reason: String) -> 
 
 /// An `io::Error` hands out its inner error's source, never the inner error, so it is looked into here.
 fn is_tls(cause: &(dyn StdError + 'static)) -> bool {
-    let inner = cause
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref);
+    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-fn causes(error: &(dyn StdError + 'static)) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
 }
 
 fn deepest(error: &(dyn StdError + 'static)) -> String {
-    causes(error)
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default()
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -228,14 +200,70 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_said_at_once() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoint = Endpoint::plain(&format!("nats://127.0.0.1:{port}"));
         let error = connect(&endpoint).await.unwrap_err();
         assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
         assert!(error.hint().contains("wasmjob up"), "{}", error.hint());
+    }
+
+    /// First byte of everything a TLS client says first.
+    const TLS_HANDSHAKE: u8 = 0x16;
+
+    /// A server that introduces itself and answers the first ping as told; real ones of these kinds are
+    /// not at hand in a test.
+    async fn meeting(info: &'static str, answer: &'static str, ca_pem: Option<String>) -> ConnectError {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+            if stream.fill_buf().await.is_ok_and(|bytes| bytes.first() == Some(&TLS_HANDSHAKE)) {
+                return;
+            }
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).await.unwrap_or(0) > 0 {
+                if line.ends_with(b"PING\r\n") {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+                line.clear();
+            }
+        });
+        let error = connect(&Endpoint { ca_pem, ..Endpoint::plain(&url) }).await.unwrap_err();
+        serving.abort();
+        error
+    }
+
+    #[tokio::test]
+    async fn servers_we_cannot_work_with_are_named() {
+        let old = meeting(r#"{"version":"2.9.10","jetstream":true}"#, "PONG\r\n", None).await;
+        assert!(matches!(&old, ConnectError::TooOld { version, .. } if version == "2.9.10"), "{old}");
+        assert!(old.hint().contains("2.14.5"), "{}", old.hint());
+        let bare = meeting(r#"{"version":"2.15.1"}"#, "PONG\r\n", None).await;
+        assert!(matches!(bare, ConnectError::NoJetStream { .. }), "{bare}");
+        let closed = meeting(r#"{"version":"2.15.1"}"#, "-ERR 'Authorization Violation'\r\n", None).await;
+        assert!(matches!(closed, ConnectError::Credentials { .. }), "{closed}");
+    }
+
+    #[tokio::test]
+    async fn plain_text_is_not_spoken_where_tls_is_expected() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
+        // It hangs up at our first bytes of TLS, as one without TLS does.
+        let plain = meeting(r#"{"version":"2.15.1","jetstream":true}"#, "", Some(ca)).await;
+        assert!(!matches!(plain, ConnectError::Credentials { .. }), "{plain}");
+        let broken = meeting("{}", "", Some("no certificate".to_owned()));
+        let broken = tokio::time::timeout(Duration::from_secs(10), broken).await.unwrap();
+        assert!(matches!(broken, ConnectError::Tls { .. }), "{broken}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_said_to_be_none() {
+        for url in ["http://127.0.0.1:1", "nats://", "not a url"] {
+            let error = connect(&Endpoint::plain(url)).await.unwrap_err();
+            assert!(matches!(error, ConnectError::Url { .. } | ConnectError::Name { .. }), "{url}: {error:?}");
+        }
     }
 }

@@ -38,9 +38,7 @@ impl Readiness {
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Readiness { draining: true, .. } => Some("draining"),
-            Readiness {
-                connected: false, ..
-            } => Some("not connected to NATS"),
+            Readiness { connected: false, .. } => Some("not connected to NATS"),
             Readiness { pulling: false, .. } => Some("not taking work"),
             _ => None,
         }
@@ -71,9 +69,7 @@ impl HttpError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::NotLoopback { .. } => {
-                "use 127.0.0.1:PORT for node.http, and put a proxy with a login before it"
-            }
+            Self::NotLoopback { .. } => "use 127.0.0.1:PORT for node.http, and put a proxy with a login before it",
             Self::Bind { .. } => "set node.http to a free port, or to 127.0.0.1:0 for any",
         }
         .to_owned()
@@ -120,9 +116,7 @@ pub async fn serve(
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Shown { metrics, ready });
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(shutdown)
-        .await
+    axum::serve(listener, routes).with_graceful_shutdown(shutdown).await
 }
 
 async fn show_metrics(State(shown): State<Shown>) -> Response {
@@ -137,16 +131,8 @@ async fn healthz() -> Response {
 
 async fn readyz(State(shown): State<Shown>) -> Response {
     let ready = *shown.ready.borrow();
-    let status = if ready.is_ready() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let Readiness {
-        connected,
-        pulling,
-        draining,
-    } = ready;
+    let status = if ready.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let Readiness { connected, pulling, draining } = ready;
     json(
         status,
         &serde_json::json!({
@@ -157,12 +143,7 @@ async fn readyz(State(shown): State<Shown>) -> Response {
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/json")],
-        body.to_string(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -191,21 +172,10 @@ mod tests {
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/metrics").await.contains("wasmjob_slots 0"));
         let answer = ask(address, "/readyz").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.contains("not connected"),
-            "{answer}"
-        );
-        ready.send_replace(Readiness {
-            connected: true,
-            pulling: true,
-            draining: false,
-        });
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("not connected"), "{answer}");
+        ready.send_replace(Readiness { connected: true, pulling: true, draining: false });
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        ready.send_replace(Readiness {
-            connected: true,
-            pulling: true,
-            draining: true,
-        });
+        ready.send_replace(Readiness { connected: true, pulling: true, draining: true });
         assert!(ask(address, "/readyz").await.contains("draining"));
         stop.send(()).unwrap();
         serving.await.unwrap().unwrap();
@@ -215,10 +185,7 @@ mod tests {
     async fn a_taken_port_is_replaced_unless_it_was_chosen() {
         let first = bind("127.0.0.1:0".parse().unwrap(), true).await.unwrap();
         let address = first.local_addr().unwrap();
-        assert!(matches!(
-            bind(address, true).await,
-            Err(HttpError::Bind { .. })
-        ));
+        assert!(matches!(bind(address, true).await, Err(HttpError::Bind { .. })));
         let other = bind(address, false).await.unwrap();
         assert_ne!(other.local_addr().unwrap(), address);
         let open = bind("0.0.0.0:0".parse().unwrap(), false).await;

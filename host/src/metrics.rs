@@ -5,21 +5,17 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Bounds of attempt times: from a no-op's fraction of a millisecond to the two hours of the default limit.
 const ATTEMPT_SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
-    300.0, 1800.0, 7200.0,
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
 ];
 
 /// Bounds of waiting times: from "a slot was free" to a night's backlog.
-const QUEUE_SECONDS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0,
-    43200.0,
-];
+const QUEUE_SECONDS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0];
 
 /// Everything a node counts. Clones count into the same numbers.
 #[derive(Debug, Clone)]
@@ -78,12 +74,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let r = Registry::new();
-        let build = gauge_vec(
-            &r,
-            "build_info",
-            "Version of this node; always 1.",
-            &["version"],
-        );
+        let build = gauge_vec(&r, "build_info", "Version of this node; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Metrics {
             jobs_finished: counter_vec(
@@ -92,12 +83,7 @@ impl Metrics {
                 "Jobs that ended here, by final state.",
                 &["queue", "state"],
             ),
-            attempts_running: gauge_vec(
-                &r,
-                "attempts_running",
-                "Attempts running now.",
-                &["queue"],
-            ),
+            attempts_running: gauge_vec(&r, "attempts_running", "Attempts running now.", &["queue"]),
             attempt_seconds: histogram(
                 &r,
                 "attempt_seconds",
@@ -120,44 +106,16 @@ impl Metrics {
             ),
             slots: gauge(&r, "slots", "Attempts this node may run at the same time."),
             slots_used: gauge(&r, "slots_used", "Attempts this node runs now."),
-            memory_budget_bytes: gauge(
-                &r,
-                "memory_budget_bytes",
-                "Memory this node may promise to attempts.",
-            ),
-            memory_promised_bytes: gauge(
-                &r,
-                "memory_promised_bytes",
-                "Memory promised to running attempts.",
-            ),
+            memory_budget_bytes: gauge(&r, "memory_budget_bytes", "Memory this node may promise to attempts."),
+            memory_promised_bytes: gauge(&r, "memory_promised_bytes", "Memory promised to running attempts."),
             compile_cache: CacheMetrics::new(&r, "compile_cache", "compiled components"),
             artifact_cache: CacheMetrics::new(&r, "artifact_cache", "artifacts"),
-            lease_renewals: counter(
-                &r,
-                "lease_renewals_total",
-                "Leases renewed for running attempts.",
-            ),
-            redeliveries: counter(
-                &r,
-                "redeliveries_total",
-                "Deliveries of a message that had been delivered before.",
-            ),
-            handed_back: counter(
-                &r,
-                "handed_back_total",
-                "Deliveries given back because no slot or memory was free.",
-            ),
-            log_bytes_dropped: counter(
-                &r,
-                "log_bytes_dropped_total",
-                "Bytes of job logs over a job's allowance.",
-            ),
+            lease_renewals: counter(&r, "lease_renewals_total", "Leases renewed for running attempts."),
+            redeliveries: counter(&r, "redeliveries_total", "Deliveries of a message that had been delivered before."),
+            handed_back: counter(&r, "handed_back_total", "Deliveries given back because no slot or memory was free."),
+            log_bytes_dropped: counter(&r, "log_bytes_dropped_total", "Bytes of job logs over a job's allowance."),
             nats_connected: gauge(&r, "nats_connected", "1 while NATS is connected."),
-            nats_reconnects: counter(
-                &r,
-                "nats_reconnects_total",
-                "Connections to NATS that were lost and made again.",
-            ),
+            nats_reconnects: counter(&r, "nats_reconnects_total", "Connections to NATS that were lost and made again."),
             registry: r,
         }
     }
@@ -166,18 +124,14 @@ impl Metrics {
     pub fn attempt_started(&self, queue: &str, waited: Option<Duration>) {
         self.attempts_running.with_label_values(&[queue]).inc();
         if let Some(waited) = waited {
-            self.queue_seconds
-                .with_label_values(&[queue])
-                .observe(waited.as_secs_f64());
+            self.queue_seconds.with_label_values(&[queue]).observe(waited.as_secs_f64());
         }
     }
 
     /// An attempt ended; `outcome` is the kind in its report (`ok`, `trap`, ...).
     pub fn attempt_ended(&self, queue: &str, outcome: &str, took: Duration) {
         self.attempts_running.with_label_values(&[queue]).dec();
-        self.attempt_seconds
-            .with_label_values(&[queue, outcome])
-            .observe(took.as_secs_f64());
+        self.attempt_seconds.with_label_values(&[queue, outcome]).observe(took.as_secs_f64());
     }
 
     /// A job reached its final state (`succeeded`, `failed`, `dead`, `cancelled`).
@@ -202,21 +156,9 @@ impl CacheMetrics {
     fn new(registry: &Registry, name: &str, what: &str) -> Self {
         let named = |part: &str| format!("{name}_{part}");
         CacheMetrics {
-            hits: counter(
-                registry,
-                &named("hits_total"),
-                &format!("Uses of {what} found in the cache."),
-            ),
-            misses: counter(
-                registry,
-                &named("misses_total"),
-                &format!("Uses of {what} not in the cache."),
-            ),
-            bytes: gauge(
-                registry,
-                &named("bytes"),
-                &format!("Bytes of {what} kept on disk."),
-            ),
+            hits: counter(registry, &named("hits_total"), &format!("Uses of {what} found in the cache.")),
+            misses: counter(registry, &named("misses_total"), &format!("Uses of {what} not in the cache.")),
+            bytes: gauge(registry, &named("bytes"), &format!("Bytes of {what} kept on disk.")),
         }
     }
 }
@@ -241,25 +183,14 @@ fn gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> In
     registered(registry, IntGaugeVec::new(options(name, help), labels))
 }
 
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    bounds: &[f64],
-) -> HistogramVec {
+fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], bounds: &[f64]) -> HistogramVec {
     let options = HistogramOpts::from(options(name, help)).buckets(bounds.to_vec());
     registered(registry, HistogramVec::new(options, labels))
 }
 
-fn registered<M: Collector + Clone + 'static>(
-    registry: &Registry,
-    made: prometheus::Result<M>,
-) -> M {
+fn registered<M: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<M>) -> M {
     let metric = made.expect("names, labels and bounds are constants that are valid");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("every name is used once");
+    registry.register(Box::new(metric.clone())).expect("every name is used once");
     metric
 }
 

@@ -22,6 +22,7 @@ mod error;
 mod exec_child;
 mod folder;
 mod invite;
+mod leftover;
 pub mod permissions;
 mod supervise;
 mod tls;
@@ -75,13 +76,7 @@ impl ServerOptions {
     /// Loopback, nothing special, children bound to our life through our own binary.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
-        ServerOptions {
-            data,
-            listen: None,
-            address: None,
-            nodes: Vec::new(),
-            launcher: exec_child::own_launcher(),
-        }
+        ServerOptions { data, listen: None, address: None, nodes: Vec::new(), launcher: exec_child::own_launcher() }
     }
 }
 
@@ -101,6 +96,7 @@ impl Server {
     pub fn start(options: &ServerOptions) -> Result<Server, ServerError> {
         let binary = find_binary()?;
         let folder = DataFolder::open(&options.data)?.lock()?;
+        leftover::end(&folder)?;
         let credentials = Credentials::new(&folder);
         let conf = prepare(options, &folder, &credentials)?;
         let operator = EndpointFile {
@@ -112,12 +108,7 @@ impl Server {
             inbox_prefix: None,
         };
         let child = Supervised::start(plan(&binary, &folder, options))?;
-        Ok(Server {
-            folder,
-            child,
-            operator,
-            credentials,
-        })
+        Ok(Server { folder, child, operator, credentials })
     }
 
     /// Waits until the server answers, then lets the commands on this machine find it.
@@ -126,14 +117,10 @@ impl Server {
         let endpoint = self.endpoint();
         let answered = tokio::time::timeout(deadline, self.answers(&endpoint)).await;
         answered.unwrap_or_else(|_| {
-            Err(ServerError::Silent {
-                seconds: deadline.as_secs(),
-                log: self.child.last_words(),
-            })
+            Err(ServerError::Silent { seconds: deadline.as_secs(), log: self.child.last_words() })
         })?;
         let text = serde_json::to_string_pretty(&self.operator).map_err(ServerError::encode)?;
-        self.folder
-            .write_private(&connect::endpoint_path(self.folder.path()), &text)
+        self.folder.write_private(&connect::endpoint_path(self.folder.path()), &text)
     }
 
     async fn answers(&self, endpoint: &Endpoint) -> Result<(), ServerError> {
@@ -143,21 +130,14 @@ impl Server {
                 Err(error) => error,
             };
             // Anything else than silence is an answer, and it will be the same the next time.
-            if !matches!(
-                error,
-                ConnectError::Refused { .. }
-                    | ConnectError::Io { .. }
-                    | ConnectError::TimedOut { .. }
-            ) {
+            if !matches!(error, ConnectError::Refused { .. } | ConnectError::Io { .. } | ConnectError::TimedOut { .. })
+            {
                 return Err(error.into());
             }
             if let ChildState::Down { starts, reason, .. } = &*self.child.state().borrow()
                 && *starts >= READY_STARTS_MAX
             {
-                return Err(ServerError::Dies {
-                    reason: reason.clone(),
-                    log: self.child.last_words(),
-                });
+                return Err(ServerError::Dies { reason: reason.clone(), log: self.child.last_words() });
             }
             tokio::time::sleep(READY_POLL).await;
         }
@@ -199,7 +179,7 @@ impl Server {
     }
 
     /// Ends the server, kindly at first, and withdraws the endpoint.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.withdraw();
         self.child.stop().await;
     }
@@ -217,11 +197,8 @@ impl Drop for Server {
 }
 
 /// Settles address, certificates and users, and writes the configuration.
-fn prepare(
-    options: &ServerOptions,
-    folder: &DataFolder,
-    credentials: &Credentials,
-) -> Result<Conf, ServerError> {
+fn prepare(options: &ServerOptions, folder: &DataFolder, credentials: &Credentials) -> Result<Conf, ServerError> {
+    // Waits for a `nodes invite` that is under way, and keeps the next one waiting.
     let _guard = folder.lock_users()?;
     let before = Conf::load(folder)?;
     let conf = Conf::settle(options, before.as_ref())?;
@@ -250,8 +227,9 @@ fn plan(binary: &Binary, folder: &DataFolder, options: &ServerOptions) -> Plan {
         }),
         output: Output::File(folder.log_path("nats-server")),
         grace: STOP_GRACE,
-        // It flushes and closes its files on SIGTERM, so even our sudden death ends it cleanly.
-        death_signal: rustix::process::Signal::TERM,
+        // Its log is a pipe to us, so once we are dead its first word on the way out would kill it anyway.
+        // JetStream is made to survive that.
+        death_signal: rustix::process::Signal::KILL,
         launcher: options.launcher.clone(),
     }
 }

@@ -29,7 +29,9 @@ impl TelemetryError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Level { .. } => "use error, warn, info, debug or trace, or directives such as info,wasmjob_host=debug",
+            Self::Level { .. } => {
+                "use error, warn, info, debug or trace, or directives such as info,wasmjob_host=debug"
+            }
             Self::Twice => "set it up once, in main",
         }
         .to_owned()
@@ -44,31 +46,18 @@ const QUIET: &str = "async_nats=off,rustls=warn,hyper=warn,object_store=warn,was
 /// Sends events of this process to stderr from now on.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
     let filter = filter(&log.level)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let set = match log.format {
         // A span's end is logged with its times, which is what a collector wants of an attempt.
-        LogFormat::Json => lines
-            .json()
-            .with_span_events(FmtSpan::CLOSE)
-            .finish()
-            .try_init(),
-        LogFormat::Text => lines
-            .with_ansi(stderr().is_terminal())
-            .with_target(false)
-            .finish()
-            .try_init(),
+        LogFormat::Json => lines.json().with_span_events(FmtSpan::CLOSE).finish().try_init(),
+        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).finish().try_init(),
     };
     set.map_err(|_| TelemetryError::Twice)
 }
 
 /// A bare level is about us; whoever writes directives gets exactly those.
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    let wrong = |reason: String| TelemetryError::Level {
-        level: level.to_owned(),
-        reason,
-    };
+    let wrong = |reason: String| TelemetryError::Level { level: level.to_owned(), reason };
     let directives = match level.trim().to_ascii_lowercase().as_str() {
         bare @ ("off" | "error" | "warn" | "info" | "debug") => format!("{bare},{QUIET}"),
         "trace" => "trace".to_owned(),
@@ -85,13 +74,7 @@ mod tests {
 
     #[test]
     fn levels_and_directives_are_read_and_anything_else_refused() {
-        for good in [
-            "info",
-            "WARN",
-            "trace",
-            "info,wasmjob_host=debug",
-            "wasmjob_runtime=trace",
-        ] {
+        for good in ["info", "WARN", "trace", "info,wasmjob_host=debug", "wasmjob_runtime=trace"] {
             assert!(filter(good).is_ok(), "{good}");
         }
         for bad in ["", "loud", "info=info=info", "a=loud"] {

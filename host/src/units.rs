@@ -83,8 +83,7 @@ impl FromStr for Size {
             "" => 1,
             unit => find(SIZES, unit).ok_or_else(|| unknown(text, unit, SIZE_UNITS))?,
         };
-        let bytes =
-            scale(number, u128::from(factor)).ok_or_else(|| malformed(text, SIZE_WANTED))?;
+        let bytes = scale(number, u128::from(factor)).ok_or_else(|| malformed(text, SIZE_WANTED))?;
         let bytes = u64::try_from(bytes).map_err(|_| too_large(text))?;
         Ok(Size(bytes))
     }
@@ -101,9 +100,7 @@ impl FromStr for Span {
         let mut nanos: u128 = 0;
         while !rest.is_empty() {
             let (number, after) = split_number(rest);
-            let end = after
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(after.len());
+            let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
             let unit = &after[..end];
             if unit.is_empty() || number.is_empty() {
                 return Err(malformed(text, SPAN_WANTED));
@@ -127,9 +124,7 @@ fn span_of(nanos: u128, text: &str) -> Result<Span, UnitError> {
 
 /// Splits `1.5GiB` into `1.5` and `GiB`.
 fn split_number(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -151,31 +146,19 @@ fn scale(number: &str, factor: u128) -> Option<u128> {
 }
 
 fn find<N: Copy>(units: &[(&str, N)], name: &str) -> Option<N> {
-    units
-        .iter()
-        .find(|(unit, _)| *unit == name)
-        .map(|(_, factor)| *factor)
+    units.iter().find(|(unit, _)| *unit == name).map(|(_, factor)| *factor)
 }
 
 fn malformed(text: &str, wanted: &'static str) -> UnitError {
-    UnitError::Malformed {
-        text: text.to_owned(),
-        wanted,
-    }
+    UnitError::Malformed { text: text.to_owned(), wanted }
 }
 
 fn unknown(text: &str, unit: &str, known: &'static str) -> UnitError {
-    UnitError::Unit {
-        text: text.to_owned(),
-        unit: unit.to_owned(),
-        known,
-    }
+    UnitError::Unit { text: text.to_owned(), unit: unit.to_owned(), known }
 }
 
 fn too_large(text: &str) -> UnitError {
-    UnitError::TooLarge {
-        text: text.to_owned(),
-    }
+    UnitError::TooLarge { text: text.to_owned() }
 }
 
 impl fmt::Display for Size {
@@ -184,7 +167,7 @@ impl fmt::Display for Size {
         let unit = SIZES[..4].iter().find(|(_, factor)| self.0 >= *factor);
         match unit {
             None => write!(f, "{}B", self.0),
-            Some((name, factor)) if self.0 % factor == 0 => write!(f, "{}{name}", self.0 / factor),
+            Some((name, factor)) if self.0.is_multiple_of(*factor) => write!(f, "{}{name}", self.0 / factor),
             Some((name, factor)) => {
                 let tenths = u128::from(self.0) * 10 / u128::from(*factor);
                 write!(f, "{}.{}{name}", tenths / 10, tenths % 10)

@@ -50,9 +50,7 @@ pub enum ConfigError {
         valid: &'static str,
     },
     /// There is no home folder to put the data folder in.
-    #[error(
-        "cannot tell where the data folder is: none of WASMJOB_DATA, XDG_DATA_HOME and HOME is set"
-    )]
+    #[error("cannot tell where the data folder is: none of WASMJOB_DATA, XDG_DATA_HOME and HOME is set")]
     NoHome,
 }
 
@@ -66,16 +64,10 @@ impl ConfigError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            ConfigError::Read { .. } => {
-                "give --config a file that exists and is readable".to_owned()
-            }
+            ConfigError::Read { .. } => "give --config a file that exists and is readable".to_owned(),
             ConfigError::Syntax { .. } => "text values need quotes: name = \"value\"".to_owned(),
             ConfigError::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
-            ConfigError::Value {
-                from: Source::Default,
-                key,
-                ..
-            } => {
+            ConfigError::Value { from: Source::Default, key, .. } => {
                 format!("this machine gives no usable default: set `{key}` in the configuration")
             }
             ConfigError::Value { from, .. } => format!("change it there ({from})"),

@@ -10,20 +10,13 @@ use super::{ConfigError, Setting, Source, keys};
 
 /// Reads one file. Every key in it is known, every value is text, a number or a list of texts.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, Setting)>, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(&text, span.start)),
         message: error.message().to_owned(),
     })?;
-    let mut file = File {
-        path,
-        text: &text,
-        found: Vec::new(),
-    };
+    let mut file = File { path, text: &text, found: Vec::new() };
     file.table("", table.get_ref())?;
     Ok(file.found)
 }
@@ -57,12 +50,7 @@ impl File<'_> {
         Ok(())
     }
 
-    fn value(
-        &self,
-        key: &str,
-        source: &Source,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Result<String, ConfigError> {
+    fn value(&self, key: &str, source: &Source, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
         as_text(value.get_ref()).ok_or_else(|| ConfigError::Value {
             key: key.to_owned(),
             from: source.clone(),
@@ -73,10 +61,7 @@ impl File<'_> {
     }
 
     fn source(&self, offset: usize) -> Source {
-        Source::File {
-            path: self.path.to_owned(),
-            line: line_of(self.text, offset),
-        }
+        Source::File { path: self.path.to_owned(), line: line_of(self.text, offset) }
     }
 }
 

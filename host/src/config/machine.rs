@@ -16,19 +16,11 @@ const MEMORY_UNKNOWN_BYTES: u64 = 2 << 30;
 #[must_use]
 pub fn data_folder(env: &[(String, String)]) -> Option<PathBuf> {
     let of = |name: &str| {
-        let found = env
-            .iter()
-            .find(|(key, value)| key == name && !value.is_empty());
+        let found = env.iter().find(|(key, value)| key == name && !value.is_empty());
         found.map(|(_, value)| PathBuf::from(value))
     };
     of("WASMJOB_DATA")
-        .or_else(|| {
-            Some(
-                of("XDG_DATA_HOME")
-                    .filter(|path| path.is_absolute())?
-                    .join("wasmjob"),
-            )
-        })
+        .or_else(|| Some(of("XDG_DATA_HOME").filter(|path| path.is_absolute())?.join("wasmjob")))
         .or_else(|| Some(of("HOME")?.join(".local/share/wasmjob")))
 }
 
@@ -40,26 +32,16 @@ pub fn host_name() -> String {
 }
 
 fn as_name(host: &str) -> String {
-    let label = host
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let clean = label.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let name = clean.trim_matches('-');
     let end = name.len().min(63);
-    if name.is_empty() {
-        "node".to_owned()
-    } else {
-        name[..end].to_owned()
-    }
+    if name.is_empty() { "node".to_owned() } else { name[..end].to_owned() }
 }
 
 /// One slot for each processor we may use.
 pub(super) fn slots() -> String {
-    std::thread::available_parallelism()
-        .map_or(1, std::num::NonZero::get)
-        .to_string()
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).to_string()
 }
 
 pub(super) fn memory() -> String {
@@ -81,27 +63,16 @@ fn machine_memory() -> Option<u64> {
 fn control_group_limit() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let limit = |folder: PathBuf| {
-        fs::read_to_string(folder.join("memory.max"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
+    let limit = |folder: PathBuf| fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok();
     let root = PathBuf::from("/sys/fs/cgroup");
     let groups = root.join(group);
-    let above = groups
-        .ancestors()
-        .take_while(|folder| folder.starts_with(&root));
+    let above = groups.ancestors().take_while(|folder| folder.starts_with(&root));
     above.filter_map(|folder| limit(folder.to_path_buf())).min()
 }
 
 #[cfg(not(target_os = "linux"))]
 fn machine_memory() -> Option<u64> {
-    let asked = std::process::Command::new("sysctl")
-        .args(["-n", "hw.memsize"])
-        .output()
-        .ok()?;
+    let asked = std::process::Command::new("sysctl").args(["-n", "hw.memsize"]).output().ok()?;
     String::from_utf8(asked.stdout).ok()?.trim().parse().ok()
 }
 
@@ -112,13 +83,9 @@ mod tests {
 
     #[test]
     fn a_host_name_becomes_a_node_name() {
-        for (host, name) in [
-            ("Box.example.org", "box"),
-            ("my laptop", "my-laptop"),
-            ("-x-", "x"),
-            ("", "node"),
-            ("...", "node"),
-        ] {
+        for (host, name) in
+            [("Box.example.org", "box"), ("my laptop", "my-laptop"), ("-x-", "x"), ("", "node"), ("...", "node")]
+        {
             assert_eq!(as_name(host), name, "{host}");
         }
     }
@@ -126,21 +93,12 @@ mod tests {
     #[test]
     fn the_data_folder_follows_the_environment() {
         let env = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect()
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
         let cases = [
             (env(&[("WASMJOB_DATA", "/d"), ("HOME", "/h")]), Some("/d")),
-            (
-                env(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]),
-                Some("/x/wasmjob"),
-            ),
-            (
-                env(&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")]),
-                Some("/h/.local/share/wasmjob"),
-            ),
+            (env(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]), Some("/x/wasmjob")),
+            (env(&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")]), Some("/h/.local/share/wasmjob")),
             (env(&[("WASMJOB_DATA", "")]), None),
         ];
         for (env, folder) in cases {

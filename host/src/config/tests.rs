@@ -2,35 +2,19 @@ use super::*;
 use std::fs;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let pairs = pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    std::iter::once(("WASMJOB_DATA".to_owned(), "/nowhere".to_owned()))
-        .chain(pairs)
-        .collect()
+    let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    std::iter::once(("WASMJOB_DATA".to_owned(), "/nowhere".to_owned())).chain(pairs).collect()
 }
 
-fn load(
-    text: &str,
-    vars: &[(&str, &str)],
-    flags: &[(&'static str, &str, &str)],
-) -> Result<Config, ConfigError> {
+fn load(text: &str, vars: &[(&str, &str)], flags: &[(&'static str, &str, &str)]) -> Result<Config, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     fs::write(&file, text).unwrap();
     let flags = flags
         .iter()
-        .map(|(flag, key, value)| FlagValue {
-            flag,
-            key: (*key).to_owned(),
-            value: (*value).to_owned(),
-        })
+        .map(|(flag, key, value)| FlagValue { flag, key: (*key).to_owned(), value: (*value).to_owned() })
         .collect();
-    Config::load(&Layers {
-        file: Some(file),
-        env: env(vars),
-        flags,
-    })
+    Config::load(&Layers { file: Some(file), env: env(vars), flags })
 }
 
 #[test]
@@ -48,11 +32,9 @@ fn nothing_configured_gives_usable_defaults() {
 
 #[test]
 fn later_layers_win_and_are_named() {
-    let file = "[node]\nslots = 2\nname = \"file\"\nqueues = [\"a\", \"b\"]\n[limits.max]\nwall = \"5s\"\nfuel = 1e13\n";
-    let vars = [
-        ("WASMJOB_NODE_SLOTS", "3"),
-        ("WASMJOB_LIMITS_MAX_WALL", "6s"),
-    ];
+    let file =
+        "[node]\nslots = 2\nname = \"file\"\nqueues = [\"a\", \"b\"]\n[limits.max]\nwall = \"5s\"\nfuel = 1e13\n";
+    let vars = [("WASMJOB_NODE_SLOTS", "3"), ("WASMJOB_LIMITS_MAX_WALL", "6s")];
     let config = load(file, &vars, &[("--name", "node.name", "flag")]).unwrap();
     assert_eq!(config.node.slots, 3);
     assert_eq!(config.node.name, "flag");
@@ -71,23 +53,13 @@ fn later_layers_win_and_are_named() {
 #[test]
 fn unknown_keys_are_errors_with_their_place() {
     let error = load("[node]\nslots = 2\nslot = 3\n", &[], &[]).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("config.toml:3: unknown key `node.slot`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("config.toml:3: unknown key `node.slot`"), "{error}");
     assert!(error.hint().contains("node.slots"), "{}", error.hint());
     let error = load("[nodes]\n", &[], &[]).unwrap_err();
     assert!(error.to_string().contains("`nodes`"), "{error}");
     let error = load("", &[("WASMJOB_NODE_SLOT", "1")], &[]).unwrap_err();
     assert!(error.to_string().contains("WASMJOB_NODE_SLOT"), "{error}");
-    load(
-        "",
-        &[("WASMJOB_NATS_SERVER", "/bin/x"), ("WASMJOB_TEST", "1")],
-        &[],
-    )
-    .unwrap();
+    load("", &[("WASMJOB_NATS_SERVER", "/bin/x"), ("WASMJOB_TEST", "1")], &[]).unwrap();
 }
 
 #[test]
@@ -106,37 +78,21 @@ fn wrong_values_say_key_source_and_what_is_valid() {
     for (text, key) in cases {
         let error = load(text, &[], &[]).unwrap_err();
         let said = error.to_string();
-        assert!(
-            said.contains(key) && said.contains("config.toml:2") && said.contains("valid is"),
-            "{said}"
-        );
+        assert!(said.contains(key) && said.contains("config.toml:2") && said.contains("valid is"), "{said}");
     }
 }
 
 #[test]
 fn a_broken_file_names_the_line() {
     let error = load("[node]\nslots = = 2\n", &[], &[]).unwrap_err();
-    assert!(
-        error.to_string().contains("config.toml:2: not valid TOML"),
-        "{error}"
-    );
-    let missing = Layers {
-        file: Some("/nowhere/x.toml".into()),
-        env: env(&[]),
-        flags: vec![],
-    };
-    assert!(matches!(
-        Config::load(&missing),
-        Err(ConfigError::Read { .. })
-    ));
+    assert!(error.to_string().contains("config.toml:2: not valid TOML"), "{error}");
+    let missing = Layers { file: Some("/nowhere/x.toml".into()), env: env(&[]), flags: vec![] };
+    assert!(matches!(Config::load(&missing), Err(ConfigError::Read { .. })));
 }
 
 #[test]
 fn short_names_give_way_to_exact_ones_and_secrets_are_not_shown() {
-    let vars = [
-        ("WASMJOB_NATS_URL", "nats://u:secret@b"),
-        ("WASMJOB_NATS", "nats://a"),
-    ];
+    let vars = [("WASMJOB_NATS_URL", "nats://u:secret@b"), ("WASMJOB_NATS", "nats://a")];
     let config = load("", &vars, &[]).unwrap();
     assert_eq!(config.nats.url.as_deref(), Some("nats://u:secret@b"));
     assert!(!format!("{:?}", config.rows()).contains("secret"));
@@ -146,9 +102,5 @@ fn short_names_give_way_to_exact_ones_and_secrets_are_not_shown() {
 fn paths_in_the_file_are_relative_to_it() {
     let config = load("[nats]\ncreds = \"me.creds\"\n", &[], &[]).unwrap();
     let creds = config.nats.creds.unwrap();
-    assert!(
-        creds.is_absolute() && creds.ends_with("me.creds"),
-        "{}",
-        creds.display()
-    );
+    assert!(creds.is_absolute() && creds.ends_with("me.creds"), "{}", creds.display());
 }

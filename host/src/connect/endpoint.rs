@@ -86,13 +86,7 @@ impl Endpoint {
     /// An address without any credentials.
     #[must_use]
     pub fn plain(url: &str) -> Self {
-        Endpoint {
-            url: url.to_owned(),
-            auth: Auth::None,
-            ca_pem: None,
-            name: None,
-            inbox_prefix: None,
-        }
+        Endpoint { url: url.to_owned(), auth: Auth::None, ca_pem: None, name: None, inbox_prefix: None }
     }
 
     /// The address without passwords.
@@ -130,25 +124,19 @@ impl EndpointFile {
 
     /// Reads one. Errors: `File`, saying whether it is missing, no JSON, or from another version.
     pub fn read(path: &Path) -> Result<Self, ConnectError> {
-        let wrong = |reason: String| ConnectError::File {
-            path: path.to_owned(),
-            reason,
-        };
+        let wrong = |reason: String| ConnectError::File { path: path.to_owned(), reason };
         let text = read_file(path)?;
-        let value: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("not an invitation (no JSON): {error}")))?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| wrong(format!("not an invitation (no JSON): {error}")))?;
         // The version decides what the rest may be, so it is looked at first.
         match value.get("v").and_then(serde_json::Value::as_u64) {
             Some(v) if v == u64::from(Self::VERSION) => {}
             Some(v) => {
-                return Err(wrong(format!(
-                    "version {v} of the format is not known here"
-                )));
+                return Err(wrong(format!("version {v} of the format is not known here")));
             }
             None => return Err(wrong("not an invitation: it has no version `v`".to_owned())),
         }
-        let file: EndpointFile =
-            serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
+        let file: EndpointFile = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
         nkeys::KeyPair::from_seed(file.nkey.reveal())
             .map_err(|error| wrong(format!("`nkey` is not a seed: {error}")))?;
         Ok(file)
@@ -156,10 +144,7 @@ impl EndpointFile {
 
     /// Writes it so that only its owner can read it. An existing file is replaced.
     pub fn write(&self, path: &Path) -> Result<(), ConnectError> {
-        let failed = |reason: String| ConnectError::File {
-            path: path.to_owned(),
-            reason,
-        };
+        let failed = |reason: String| ConnectError::File { path: path.to_owned(), reason };
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.to_string()))?;
         crate::server::write_private(path, &text).map_err(|error| failed(error.to_string()))
     }
@@ -199,9 +184,7 @@ pub fn find(config: &Config, join: Option<&Path>) -> Result<Endpoint, ConnectErr
     let local = endpoint_path(&config.data);
     match local.exists() {
         true => Ok(EndpointFile::read(&local)?.endpoint()),
-        false => Err(ConnectError::Nowhere {
-            data: config.data.clone(),
-        }),
+        false => Err(ConnectError::Nowhere { data: config.data.clone() }),
     }
 }
 
@@ -219,12 +202,8 @@ fn from_url(config: &Config, url: &str) -> Result<Endpoint, ConnectError> {
 
 /// User and password of the first address that has any.
 fn auth_in(urls: &str) -> Auth {
-    let parsed = urls
-        .split(',')
-        .filter_map(|url| url::Url::parse(url.trim()).ok());
-    let named = parsed
-        .into_iter()
-        .find(|url| !url.username().is_empty() && url.password().is_some());
+    let parsed = urls.split(',').filter_map(|url| url::Url::parse(url.trim()).ok());
+    let named = parsed.into_iter().find(|url| !url.username().is_empty() && url.password().is_some());
     named.map_or(Auth::None, |url| Auth::UserPassword {
         user: percent_decoded(url.username()),
         password: Secret::new(percent_decoded(url.password().unwrap_or_default())),
@@ -236,10 +215,7 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let hex = after
-            .get(..2)
-            .filter(|_| *first == b'%')
-            .and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -255,18 +231,12 @@ fn percent_decoded(text: &str) -> String {
 }
 
 pub(super) fn read_file(path: &Path) -> Result<String, ConnectError> {
-    fs::read_to_string(path).map_err(|error| ConnectError::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    fs::read_to_string(path).map_err(|error| ConnectError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// The seed in a file that holds nothing else, comments aside.
 pub(super) fn bare_seed(text: &str) -> Option<&str> {
-    let mut lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let seed = lines.next().filter(|line| line.starts_with("SU"))?;
     lines.next().is_none().then_some(seed)
 }
@@ -278,21 +248,13 @@ mod tests {
 
     fn config(data: &Path, vars: &[(&str, &str)]) -> Config {
         let mut env = vec![("WASMJOB_DATA".to_owned(), data.display().to_string())];
-        env.extend(
-            vars.iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
-        Config::load(&Layers {
-            env,
-            ..Layers::default()
-        })
-        .unwrap()
+        env.extend(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Config::load(&Layers { env, ..Layers::default() }).unwrap()
     }
 
     fn invitation(url: &str) -> String {
         let seed = nkeys::KeyPair::new_user().seed().unwrap();
-        serde_json::json!({"v": 1, "url": url, "nkey": seed, "name": "n1", "inbox_prefix": "_INBOX_n1"})
-            .to_string()
+        serde_json::json!({"v": 1, "url": url, "nkey": seed, "name": "n1", "inbox_prefix": "_INBOX_n1"}).to_string()
     }
 
     #[test]
@@ -303,23 +265,13 @@ mod tests {
         let found = |vars: &[(&str, &str)], join: Option<&Path>| {
             find(&config(data.path(), vars), join).map(|endpoint| endpoint.url)
         };
-        assert!(matches!(
-            found(&[], None),
-            Err(ConnectError::Nowhere { .. })
-        ));
+        assert!(matches!(found(&[], None), Err(ConnectError::Nowhere { .. })));
         fs::write(endpoint_path(data.path()), invitation("nats://up")).unwrap();
         assert_eq!(found(&[], None).unwrap(), "nats://up");
-        fs::write(
-            data.path().join("config.toml"),
-            "[nats]\nurl = \"nats://file\"\n",
-        )
-        .unwrap();
+        fs::write(data.path().join("config.toml"), "[nats]\nurl = \"nats://file\"\n").unwrap();
         assert_eq!(found(&[], None).unwrap(), "nats://file");
         assert_eq!(found(&[], Some(&join)).unwrap(), "nats://join");
-        assert_eq!(
-            found(&[("WASMJOB_NATS", "nats://env")], Some(&join)).unwrap(),
-            "nats://env"
-        );
+        assert_eq!(found(&[("WASMJOB_NATS", "nats://env")], Some(&join)).unwrap(), "nats://env");
     }
 
     #[test]
@@ -332,10 +284,7 @@ mod tests {
             (r#"{"v":9}"#, "version 9"),
             (r#"{"v":1,"url":"nats://a"}"#, "nkey"),
             (r#"{"v":1,"url":"nats://a","nkey":"SUXX"}"#, "seed"),
-            (
-                r#"{"v":1,"url":"nats://a","nkey":"SUXX","extra":1}"#,
-                "extra",
-            ),
+            (r#"{"v":1,"url":"nats://a","nkey":"SUXX","extra":1}"#, "extra"),
         ];
         for (text, reason) in cases {
             fs::write(&path, text).unwrap();

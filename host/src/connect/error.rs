@@ -95,23 +95,15 @@ impl ConnectError {
         let hint = match self {
             Self::Nowhere { .. } => "start one with `wasmjob up`, or name one with --nats URL",
             Self::Refused { .. } => "start one with `wasmjob up`, or check the address and port",
-            Self::TimedOut { .. } | Self::Io { .. } => {
-                "check the address, the port and any firewall between"
-            }
+            Self::TimedOut { .. } | Self::Io { .. } => "check the address, the port and any firewall between",
             Self::Name { .. } => "check the spelling of the host",
             Self::Url { .. } => "write it as nats://HOST:4222 or tls://HOST:4222",
-            Self::Tls { .. } => {
-                "use the file made by `wasmjob nodes invite`, or set nats.ca to the server's CA"
-            }
-            Self::Credentials { .. } => {
-                "give the right file with --creds, or a fresh invitation with --join"
-            }
+            Self::Tls { .. } => "use the file made by `wasmjob nodes invite`, or set nats.ca to the server's CA",
+            Self::Credentials { .. } => "give the right file with --creds, or a fresh invitation with --join",
             Self::TooOld { .. } => {
                 return format!("run nats-server {major}.{minor}.{patch} or newer");
             }
-            Self::NoJetStream { .. } => {
-                "start that nats-server with -js, or with a jetstream block"
-            }
+            Self::NoJetStream { .. } => "start that nats-server with -js, or with a jetstream block",
             Self::File { .. } => "give a file made by `wasmjob nodes invite` or a NATS .creds file",
         };
         hint.to_owned()

@@ -43,9 +43,7 @@ impl ListenError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Malformed { .. } => {
-                "write it as 192.168.1.5, 192.168.1.5:4222 or 0.0.0.0".to_owned()
-            }
+            Self::Malformed { .. } => "write it as 192.168.1.5, 192.168.1.5:4222 or 0.0.0.0".to_owned(),
             Self::Taken { .. } => "choose another port, or an address of this machine".to_owned(),
             Self::NoAddress => "name one with --address".to_owned(),
         }
@@ -58,16 +56,10 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, ListenError> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             let port = Some(address.port()).filter(|port| *port != 0);
-            return Ok(Listen {
-                ip: address.ip(),
-                port,
-            });
+            return Ok(Listen { ip: address.ip(), port });
         }
         let ip = text.trim_matches(['[', ']']).parse();
-        ip.map(|ip| Listen { ip, port: None })
-            .map_err(|_| ListenError::Malformed {
-                text: text.to_owned(),
-            })
+        ip.map(|ip| Listen { ip, port: None }).map_err(|_| ListenError::Malformed { text: text.to_owned() })
     }
 }
 
@@ -83,10 +75,7 @@ pub(super) fn choose_port(
         return free_port(ip, port);
     }
     let usual = for_others.then_some(NATS_PORT);
-    let liked = before
-        .into_iter()
-        .chain(usual)
-        .find_map(|port| free_port(ip, port).ok());
+    let liked = before.into_iter().chain(usual).find_map(|port| free_port(ip, port).ok());
     liked.map_or_else(|| free_port(ip, 0), Ok)
 }
 
@@ -94,9 +83,7 @@ pub(super) fn choose_port(
 fn free_port(ip: IpAddr, port: u16) -> Result<u16, ListenError> {
     let address = SocketAddr::new(ip, port);
     let bound = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    bound
-        .map(|address| address.port())
-        .map_err(|source| ListenError::Taken { address, source })
+    bound.map(|address| address.port()).map_err(|source| ListenError::Taken { address, source })
 }
 
 /// The address under which clients on this machine reach a listening one.
@@ -114,12 +101,7 @@ pub(super) fn reachable_at(ip: IpAddr) -> Vec<IpAddr> {
         return vec![ip];
     }
     let mut all: Vec<IpAddr> = towards_the_world().into_iter().collect();
-    all.extend(
-        of_interfaces()
-            .into_iter()
-            .filter(|ip| Some(ip) != all.first())
-            .collect::<Vec<_>>(),
-    );
+    all.extend(of_interfaces().into_iter().filter(|ip| Some(ip) != all.first()).collect::<Vec<_>>());
     all
 }
 
@@ -135,9 +117,7 @@ fn towards_the_world() -> Option<IpAddr> {
 /// Addresses of interfaces, for machines without a way outside.
 fn of_interfaces() -> Vec<IpAddr> {
     // Linux's only plain-text list of them; elsewhere there is none and `--address` helps.
-    fs::read_to_string("/proc/net/fib_trie")
-        .map(|text| local_in(&text))
-        .unwrap_or_default()
+    fs::read_to_string("/proc/net/fib_trie").map(|text| local_in(&text)).unwrap_or_default()
 }
 
 fn local_in(fib_trie: &str) -> Vec<IpAddr> {
@@ -162,15 +142,9 @@ mod tests {
 
     #[test]
     fn listen_addresses_are_read() {
-        let read = |text: &str| {
-            text.parse::<Listen>()
-                .map(|listen| (listen.ip.to_string(), listen.port))
-        };
+        let read = |text: &str| text.parse::<Listen>().map(|listen| (listen.ip.to_string(), listen.port));
         assert_eq!(read("10.0.0.1").unwrap(), ("10.0.0.1".into(), None));
-        assert_eq!(
-            read("10.0.0.1:4333").unwrap(),
-            ("10.0.0.1".into(), Some(4333))
-        );
+        assert_eq!(read("10.0.0.1:4333").unwrap(), ("10.0.0.1".into(), Some(4333)));
         assert_eq!(read("0.0.0.0:0").unwrap(), ("0.0.0.0".into(), None));
         assert_eq!(read("[::1]:4222").unwrap(), ("::1".into(), Some(4222)));
         assert_eq!(read("[::1]").unwrap(), ("::1".into(), None));
@@ -184,10 +158,7 @@ mod tests {
         assert_eq!(choose_port(ip, None, Some(port), false).unwrap(), port);
         let taken = TcpListener::bind((ip, port)).unwrap();
         assert_ne!(choose_port(ip, None, Some(port), false).unwrap(), port);
-        assert!(matches!(
-            choose_port(ip, Some(port), None, false),
-            Err(ListenError::Taken { .. })
-        ));
+        assert!(matches!(choose_port(ip, Some(port), None, false), Err(ListenError::Taken { .. })));
         drop(taken);
     }
 

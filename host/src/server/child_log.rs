@@ -37,13 +37,7 @@ impl ChildLog {
     fn bounded(path: &Path, bytes_max: u64) -> std::io::Result<Self> {
         let file = append(path)?;
         let written = file.metadata()?.len();
-        let inner = Inner {
-            path: path.to_owned(),
-            file,
-            written,
-            bytes_max,
-            tail: VecDeque::new(),
-        };
+        let inner = Inner { path: path.to_owned(), file, written, bytes_max, tail: VecDeque::new() };
         Ok(ChildLog(Arc::new(Mutex::new(inner))))
     }
 
@@ -53,10 +47,7 @@ impl ChildLog {
         let mut line = Vec::new();
         loop {
             line.clear();
-            match (&mut lines)
-                .take(LINE_BYTES_MAX)
-                .read_until(b'\n', &mut line)
-            {
+            match (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => self.lock().line(&line),
             }
@@ -66,12 +57,7 @@ impl ChildLog {
     /// The last lines, oldest first.
     pub fn tail(&self) -> String {
         let inner = self.lock();
-        inner
-            .tail
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        inner.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -111,11 +97,7 @@ impl Inner {
 }
 
 fn append(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

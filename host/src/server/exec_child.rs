@@ -40,10 +40,7 @@ pub fn exec_child(args: impl IntoIterator<Item = OsString>) -> ExecChildError {
     let (Some(signal), Some(program)) = (Signal::from_named_raw(signal), args.next()) else {
         return ExecChildError::Arguments;
     };
-    let failed = |source: std::io::Error| ExecChildError::Exec {
-        program: program.display().to_string(),
-        source,
-    };
+    let failed = |source: std::io::Error| ExecChildError::Exec { program: program.display().to_string(), source };
     if let Err(error) = follow_parent(signal) {
         return failed(error);
     }
@@ -57,9 +54,7 @@ pub fn exec_child(args: impl IntoIterator<Item = OsString>) -> ExecChildError {
 
 #[cfg(target_os = "linux")]
 fn follow_parent(signal: Signal) -> std::io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(
-        signal,
-    ))?)
+    Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -70,11 +65,7 @@ fn follow_parent(_signal: Signal) -> std::io::Result<()> {
 /// Our own binary with `exec-child`. Nothing where the system has no such signal.
 pub(super) fn own_launcher() -> Vec<OsString> {
     // The link, and not what it points to: it stays right when the file is replaced while we run.
-    if cfg!(target_os = "linux") {
-        vec!["/proc/self/exe".into(), "exec-child".into()]
-    } else {
-        Vec::new()
-    }
+    if cfg!(target_os = "linux") { vec!["/proc/self/exe".into(), "exec-child".into()] } else { Vec::new() }
 }
 
 /// The command that starts `command` through the launcher.
@@ -83,10 +74,7 @@ pub(super) fn launched(launcher: &[OsString], command: &Command, signal: Signal)
         return copied(command, None);
     };
     let mut outer = Command::new(program);
-    outer
-        .args(args)
-        .arg(std::process::id().to_string())
-        .arg(signal.as_raw().to_string());
+    outer.args(args).arg(std::process::id().to_string()).arg(signal.as_raw().to_string());
     outer.arg(command.get_program());
     copied(command, Some(outer))
 }
@@ -115,10 +103,7 @@ mod tests {
     fn arguments_are_checked_before_anything_happens() {
         let call = |args: &[&str]| exec_child(args.iter().map(OsString::from));
         assert!(matches!(call(&[]), ExecChildError::Arguments));
-        assert!(matches!(
-            call(&["x", "15", "true"]),
-            ExecChildError::Arguments
-        ));
+        assert!(matches!(call(&["x", "15", "true"]), ExecChildError::Arguments));
         assert!(matches!(call(&["1", "15"]), ExecChildError::Arguments));
     }
 
@@ -127,10 +112,7 @@ mod tests {
         let mut command = Command::new("server");
         command.args(["-c", "conf"]).env("A", "1");
         let launched = launched(&["me".into(), "exec-child".into()], &command, Signal::TERM);
-        let args: Vec<_> = launched
-            .get_args()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect();
+        let args: Vec<_> = launched.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         assert_eq!(launched.get_program(), "me");
         assert_eq!(args[0], "exec-child");
         assert_eq!(args[2..], ["15", "server", "-c", "conf"]);

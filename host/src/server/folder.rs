@@ -30,23 +30,14 @@ impl DataFolder {
         let found = fs::metadata(path).map_err(ServerError::files("read", path))?;
         let own = rustix::process::getuid().as_raw();
         if found.uid() != own {
-            return Err(ServerError::FolderForeign {
-                path: path.to_owned(),
-                owner: found.uid(),
-                own,
-            });
+            return Err(ServerError::FolderForeign { path: path.to_owned(), owner: found.uid(), own });
         }
         let mode = found.mode() & 0o7777;
         if mode & OTHERS != 0 {
-            return Err(ServerError::FolderOpen {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(ServerError::FolderOpen { path: path.to_owned(), mode });
         }
         // The server and its children get absolute paths, whatever their current folder is.
-        let path = path
-            .canonicalize()
-            .map_err(ServerError::files("read", path))?;
+        let path = path.canonicalize().map_err(ServerError::files("read", path))?;
         Ok(DataFolder { path, lock: None })
     }
 
@@ -54,14 +45,7 @@ impl DataFolder {
     /// Errors: `Locked` with the other's process id.
     pub fn lock(mut self) -> Result<Self, ServerError> {
         let path = self.path.join("up.lock");
-        let mut file = open_private(
-            &path,
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false),
-        )?;
+        let mut file = open_private(&path, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
         let asked = Instant::now();
         loop {
             match file.try_lock() {
@@ -70,23 +54,14 @@ impl DataFolder {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    return Err(ServerError::Locked {
-                        path: self.path,
-                        pid: pid_in(&mut file),
-                    });
+                    return Err(ServerError::Locked { path: self.path, pid: pid_in(&mut file) });
                 }
                 Err(TryLockError::Error(source)) => {
-                    return Err(ServerError::Files {
-                        action: "lock",
-                        path,
-                        source,
-                    });
+                    return Err(ServerError::Files { action: "lock", path, source });
                 }
             }
         }
-        let written = file
-            .set_len(0)
-            .and_then(|()| write!(file, "{}", std::process::id()));
+        let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
         written.map_err(ServerError::files("write", path))?;
         self.lock = Some(file);
         Ok(self)
@@ -127,10 +102,7 @@ impl DataFolder {
     /// Waits for the right to change users and configuration: `up` and `nodes invite` both do.
     pub(super) fn lock_users(&self) -> Result<File, ServerError> {
         let path = self.below("server")?.join("users.lock");
-        let file = open_private(
-            &path,
-            OpenOptions::new().write(true).create(true).truncate(false),
-        )?;
+        let file = open_private(&path, OpenOptions::new().write(true).create(true).truncate(false))?;
         file.lock().map_err(ServerError::files("lock", path))?;
         Ok(file)
     }
@@ -139,15 +111,8 @@ impl DataFolder {
 /// Writes a file only we can read: to a new file beside it, which then takes its name, so that a
 /// reader and a full disk never leave half of it.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let failed = |source| ServerError::Files {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |source| ServerError::Files { action: "write", path: path.to_owned(), source };
     // `tempfile` makes its files 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
@@ -165,9 +130,7 @@ pub(super) fn make_private(path: &Path) -> Result<(), ServerError> {
 }
 
 fn open_private(path: &Path, how: &mut OpenOptions) -> Result<File, ServerError> {
-    how.mode(0o600)
-        .open(path)
-        .map_err(ServerError::files("open", path))
+    how.mode(0o600).open(path).map_err(ServerError::files("open", path))
 }
 
 fn pid_in(file: &mut File) -> Option<u32> {
@@ -192,10 +155,7 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
         let error = DataFolder::open(&path).unwrap_err();
-        assert!(
-            matches!(error, ServerError::FolderOpen { mode: 0o750, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ServerError::FolderOpen { mode: 0o750, .. }), "{error}");
         assert!(error.hint().contains("chmod 700"));
     }
 
@@ -206,10 +166,7 @@ mod tests {
         let first = DataFolder::open(&path).unwrap().lock().unwrap();
         let error = DataFolder::open(&path).unwrap().lock().unwrap_err();
         let own = std::process::id();
-        assert!(
-            matches!(error, ServerError::Locked { pid: Some(pid), .. } if pid == own),
-            "{error}"
-        );
+        assert!(matches!(error, ServerError::Locked { pid: Some(pid), .. } if pid == own), "{error}");
         drop(first);
         DataFolder::open(&path).unwrap().lock().unwrap();
     }

@@ -62,17 +62,10 @@ pub fn inbox_prefix(node: &str) -> String {
 #[must_use]
 pub fn of_node(name: &str) -> Permissions {
     let own = |subjects: &[&str], more: Vec<String>| -> Vec<String> {
-        subjects
-            .iter()
-            .map(|subject| (*subject).to_owned())
-            .chain(more)
-            .collect()
+        subjects.iter().map(|subject| (*subject).to_owned()).chain(more).collect()
     };
     // A node announces itself and nobody else.
-    let heartbeat = vec![
-        format!("$KV.wj_nodes.{name}"),
-        format!("$KV.wj_nodes.{name}.>"),
-    ];
+    let heartbeat = vec![format!("$KV.wj_nodes.{name}"), format!("$KV.wj_nodes.{name}.>")];
     Permissions {
         publish: own(PUBLISH, heartbeat),
         subscribe: own(SUBSCRIBE, vec![format!("{}.>", inbox_prefix(name))]),
@@ -82,13 +75,7 @@ pub fn of_node(name: &str) -> Permissions {
 impl Permissions {
     /// As one line of `nats.conf`.
     pub(super) fn render(&self) -> String {
-        let list = |subjects: &[String]| {
-            subjects
-                .iter()
-                .map(|subject| quote(subject))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let list = |subjects: &[String]| subjects.iter().map(|subject| quote(subject)).collect::<Vec<_>>().join(", ");
         format!(
             "{{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}, allow_responses: {RESPONSES} }}",
             list(&self.publish),
@@ -104,39 +91,18 @@ mod tests {
     #[test]
     fn a_node_makes_changes_and_empties_no_stream() {
         let node = of_node("a");
-        for verb in [
-            "STREAM.CREATE",
-            "STREAM.UPDATE",
-            "STREAM.DELETE",
-            "STREAM.PURGE",
-            "STREAM.MSG.DELETE",
-            "CONSUMER.DELETE",
-        ] {
+        for verb in
+            ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "CONSUMER.DELETE"]
+        {
             let subject = format!("$JS.API.{verb}");
-            assert!(
-                !node
-                    .publish
-                    .iter()
-                    .any(|allowed| allowed.starts_with(&subject)),
-                "{verb}"
-            );
+            assert!(!node.publish.iter().any(|allowed| allowed.starts_with(&subject)), "{verb}");
         }
-        assert!(
-            !node
-                .publish
-                .iter()
-                .any(|allowed| allowed == ">" || allowed == "$JS.>" || allowed == "$JS.API.>")
-        );
+        assert!(!node.publish.iter().any(|allowed| allowed == ">" || allowed == "$JS.>" || allowed == "$JS.API.>"));
     }
 
     #[test]
     fn a_node_hears_its_own_replies_only() {
         assert!(of_node("a").subscribe.contains(&"_INBOX_a.>".to_owned()));
-        assert!(
-            !of_node("a")
-                .subscribe
-                .iter()
-                .any(|subject| subject.starts_with("_INBOX.") || subject == ">")
-        );
+        assert!(!of_node("a").subscribe.iter().any(|subject| subject.starts_with("_INBOX.") || subject == ">"));
     }
 }

@@ -126,29 +126,13 @@ impl Supervised {
         let (stop, stopping) = oneshot::channel();
         let (started_tx, started) = mpsc::channel();
         let name = plan.name.clone();
-        let failed = |source| SuperviseError::Start {
-            name: name.clone(),
-            source,
-        };
-        let life = Life {
-            plan,
-            log: log.clone(),
-            state: state_tx,
-            starts: 0,
-        };
+        let failed = |source| SuperviseError::Start { name: name.clone(), source };
+        let life = Life { plan, log: log.clone(), state: state_tx, starts: 0 };
         let thread = thread::Builder::new().name(format!("child {name}"));
-        thread
-            .spawn(move || life.run(stopping, &started_tx))
-            .map_err(failed)?;
-        let first = started
-            .recv()
-            .map_err(|_| failed(std::io::Error::other("its thread ended")))?;
+        thread.spawn(move || life.run(stopping, &started_tx)).map_err(failed)?;
+        let first = started.recv().map_err(|_| failed(std::io::Error::other("its thread ended")))?;
         first.map_err(failed)?;
-        Ok(Supervised {
-            state,
-            stop: Some(stop),
-            log,
-        })
+        Ok(Supervised { state, stop: Some(stop), log })
     }
 
     /// What the child does, to watch.
@@ -173,7 +157,7 @@ impl Supervised {
     }
 
     /// Ends it: SIGTERM, then SIGKILL when its time is up.
-    pub async fn stop(mut self) {
+    pub async fn stop(&mut self) {
         self.ask_to_stop();
         let mut state = self.state.clone();
         // The other end goes away with its thread, which is as good as a word.
@@ -194,19 +178,12 @@ impl Drop for Supervised {
 }
 
 fn open_log(name: &str, path: &std::path::Path) -> Result<ChildLog, SuperviseError> {
-    ChildLog::open(path).map_err(|source| SuperviseError::Log {
-        name: name.to_owned(),
-        path: path.to_owned(),
-        source,
-    })
+    ChildLog::open(path).map_err(|source| SuperviseError::Log { name: name.to_owned(), path: path.to_owned(), source })
 }
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan")
-            .field("name", &self.name)
-            .field("output", &self.output)
-            .finish_non_exhaustive()
+        f.debug_struct("Plan").field("name", &self.name).field("output", &self.output).finish_non_exhaustive()
     }
 }
 
@@ -222,9 +199,7 @@ type Started = mpsc::Sender<std::io::Result<()>>;
 
 impl Life {
     fn run(mut self, stopping: oneshot::Receiver<()>, started: &Started) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => runtime.block_on(self.live(stopping, started)),
             Err(error) => drop(started.send(Err(error))),
@@ -249,15 +224,8 @@ impl Life {
                 (Err(error), None) => error.to_string(),
             };
             tracing::warn!(child = %self.plan.name, %reason, "a child process ended; starting it again");
-            self.state.send_replace(ChildState::Down {
-                starts: self.starts,
-                reason,
-            });
-            backoff = if begun.elapsed() >= WELL_AFTER {
-                BACKOFF_MIN
-            } else {
-                backoff
-            };
+            self.state.send_replace(ChildState::Down { starts: self.starts, reason });
+            backoff = if begun.elapsed() >= WELL_AFTER { BACKOFF_MIN } else { backoff };
             tokio::select! {
                 () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
                 _ = &mut stopping => return,
@@ -266,11 +234,7 @@ impl Life {
     }
 
     /// How the child ended by itself; nothing when it was us.
-    async fn until_end(
-        &self,
-        mut child: Child,
-        stopping: &mut oneshot::Receiver<()>,
-    ) -> Option<String> {
+    async fn until_end(&self, mut child: Child, stopping: &mut oneshot::Receiver<()>) -> Option<String> {
         tokio::select! {
             status = child.wait() => Some(ended(status)),
             _ = stopping => {
@@ -281,11 +245,7 @@ impl Life {
     }
 
     fn spawn(&mut self) -> std::io::Result<Child> {
-        let mut command = launched(
-            &self.plan.launcher,
-            &(self.plan.command)(),
-            self.plan.death_signal,
-        );
+        let mut command = launched(&self.plan.launcher, &(self.plan.command)(), self.plan.death_signal);
         // A group of its own: Ctrl-C in a terminal goes to us, and we decide when the child ends.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(Stdio::null());
@@ -293,18 +253,13 @@ impl Life {
             let (reader, writer) = std::io::pipe()?;
             command.stdout(writer.try_clone()?).stderr(writer);
             let log = log.clone();
-            thread::Builder::new()
-                .name("child log".to_owned())
-                .spawn(move || log.follow(reader))?;
+            thread::Builder::new().name("child log".to_owned()).spawn(move || log.follow(reader))?;
         }
         let child = tokio::process::Command::from(command).spawn()?;
         self.starts = self.starts.saturating_add(1);
         let pid = child.id().unwrap_or_default();
         tracing::debug!(child = %self.plan.name, pid, starts = self.starts, "child process started");
-        self.state.send_replace(ChildState::Running {
-            pid,
-            starts: self.starts,
-        });
+        self.state.send_replace(ChildState::Running { pid, starts: self.starts });
         Ok(child)
     }
 }
@@ -314,10 +269,7 @@ fn ended(status: std::io::Result<ExitStatus>) -> String {
 }
 
 async fn end(child: &mut Child, grace: Duration) {
-    let Some(pid) = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
-    else {
+    let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else {
         return;
     };
     // It cannot be another's process: a child stays ours until it was waited for.
@@ -350,23 +302,15 @@ mod tests {
     async fn reached(child: &Supervised, wanted: impl FnMut(&ChildState) -> bool) -> ChildState {
         let mut state = child.state();
         let waiting = state.wait_for(wanted);
-        tokio::time::timeout(Duration::from_secs(20), waiting)
-            .await
-            .unwrap()
-            .unwrap()
-            .clone()
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().clone()
     }
 
     #[tokio::test]
     async fn a_child_that_dies_is_started_again_and_its_words_are_kept() {
         let root = tempfile::tempdir().unwrap();
         let log = root.path().join("x.log");
-        let child = Supervised::start(plan("echo hello; exit 3", &log)).unwrap();
-        let state = reached(
-            &child,
-            |state| matches!(state, ChildState::Down { starts, .. } if *starts >= 3),
-        )
-        .await;
+        let mut child = Supervised::start(plan("echo hello; exit 3", &log)).unwrap();
+        let state = reached(&child, |state| matches!(state, ChildState::Down { starts, .. } if *starts >= 3)).await;
         assert!(matches!(state, ChildState::Down { reason, .. } if reason.contains('3')));
         assert!(child.last_words().contains("hello"));
         child.stop().await;
@@ -376,8 +320,7 @@ mod tests {
     async fn a_child_that_ignores_the_signal_is_killed() {
         let root = tempfile::tempdir().unwrap();
         let log = root.path().join("x.log");
-        let child =
-            Supervised::start(plan("trap '' TERM; while :; do sleep 0.05; done", &log)).unwrap();
+        let mut child = Supervised::start(plan("trap '' TERM; while :; do sleep 0.05; done", &log)).unwrap();
         let mut state = child.state();
         child.stop().await;
         assert_eq!(*state.borrow_and_update(), ChildState::Stopped);
@@ -388,9 +331,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut plan = plan("", &root.path().join("x.log"));
         plan.command = Box::new(|| Command::new("/nowhere/at-all"));
-        assert!(matches!(
-            Supervised::start(plan),
-            Err(SuperviseError::Start { .. })
-        ));
+        assert!(matches!(Supervised::start(plan), Err(SuperviseError::Start { .. })));
     }
 }

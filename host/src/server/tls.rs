@@ -7,8 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -31,9 +30,7 @@ pub(super) fn ensure(folder: &DataFolder, names: &[String]) -> Result<(), Server
     // The issuer is the name and the key, both the same every time; the certificate itself is not needed.
     let issuer = Issuer::new(ca_params()?, key);
     let server_key = KeyPair::generate().map_err(failed)?;
-    let certificate = server_params(names)?
-        .signed_by(&server_key, &issuer)
-        .map_err(failed)?;
+    let certificate = server_params(names)?.signed_by(&server_key, &issuer).map_err(failed)?;
     let (cert_path, key_path) = server_paths(folder);
     folder.write_private(&cert_path, &certificate.pem())?;
     folder.write_private(&key_path, &server_key.serialize_pem())
@@ -60,10 +57,8 @@ fn ensure_ca(folder: &DataFolder) -> Result<KeyPair, ServerError> {
     let (cert_path, key_path) = (tls.join("ca.pem"), tls.join("ca.key"));
     if cert_path.exists() && key_path.exists() {
         let pem = fs::read_to_string(&key_path).map_err(ServerError::files("read", &key_path))?;
-        return KeyPair::from_pem(&pem).map_err(|error| ServerError::Damaged {
-            path: key_path,
-            reason: error.to_string(),
-        });
+        return KeyPair::from_pem(&pem)
+            .map_err(|error| ServerError::Damaged { path: key_path, reason: error.to_string() });
     }
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = ca_params()?.self_signed(&key).map_err(failed)?;
@@ -84,9 +79,7 @@ fn ca_params() -> Result<CertificateParams, ServerError> {
 
 fn server_params(names: &[String]) -> Result<CertificateParams, ServerError> {
     let mut params = valid_for(CertificateParams::new(names).map_err(failed)?, SERVER_DAYS);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "wasmjob nats-server");
+    params.distinguished_name.push(DnType::CommonName, "wasmjob nats-server");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
@@ -103,10 +96,7 @@ fn valid_for(mut params: CertificateParams, days: i64) -> CertificateParams {
 
 #[allow(clippy::needless_pass_by_value)] // the shape `map_err` wants
 fn failed(error: rcgen::Error) -> ServerError {
-    ServerError::Make {
-        what: "a certificate",
-        reason: error.to_string(),
-    }
+    ServerError::Make { what: "a certificate", reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -119,10 +109,7 @@ mod tests {
         let folder = DataFolder::open(&root.path().join("d")).unwrap();
         let names = ["localhost".to_owned(), "10.0.0.1".to_owned()];
         ensure(&folder, &names).unwrap();
-        let (ca, cert) = (
-            ca_pem(&folder).unwrap(),
-            fs::read(server_paths(&folder).0).unwrap(),
-        );
+        let (ca, cert) = (ca_pem(&folder).unwrap(), fs::read(server_paths(&folder).0).unwrap());
         ensure(&folder, &names).unwrap();
         assert_eq!(ca_pem(&folder).unwrap(), ca);
         assert_ne!(fs::read(server_paths(&folder).0).unwrap(), cert);

@@ -30,10 +30,7 @@ impl Users {
             return Ok(Users::default());
         }
         let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
-        serde_json::from_str(&text).map_err(|error| ServerError::Damaged {
-            path,
-            reason: error.to_string(),
-        })
+        serde_json::from_str(&text).map_err(|error| ServerError::Damaged { path, reason: error.to_string() })
     }
 
     pub fn save(&self, folder: &DataFolder) -> Result<(), ServerError> {

@@ -1,0 +1,113 @@
+//! From text to values, with errors that say which value of which source is wrong.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{ConfigError, Limits, LogFormat, Node, Setting, Source, keys};
+use crate::units::{Size, Span};
+
+/// Turns text into values, knowing where the text came from.
+pub(super) struct Reader<'a> {
+    pub settings: &'a BTreeMap<String, Setting>,
+    pub data: &'a Path,
+}
+
+impl Reader<'_> {
+    pub fn node(&self) -> Result<Node, ConfigError> {
+        Ok(Node {
+            name: self.checked("node.name", keys::NAME_RULE, |text| {
+                keys::is_name(text).then(|| text.to_owned()).ok_or("not a node name")
+            })?,
+            slots: self.checked("node.slots", "a whole number from 1 to 4096", |text| {
+                let slots = text.parse::<usize>().map_err(|_| "not a whole number")?;
+                (1..=4096).contains(&slots).then_some(slots).ok_or("out of range")
+            })?,
+            memory: self.size("node.memory")?,
+            queues: self.checked("node.queues", keys::QUEUES_RULE, keys::queues)?,
+            http: self.checked("node.http", "a loopback address such as 127.0.0.1:7717", loopback)?,
+            drain: self.span("node.drain")?,
+            cache: self.size("node.cache")?,
+        })
+    }
+
+    pub fn limits(&self) -> Limits {
+        let below = |prefix: &str| {
+            let named = self
+                .settings
+                .iter()
+                .filter_map(|(key, setting)| Some((key.strip_prefix(prefix)?.to_owned(), setting.value.clone())));
+            named.collect()
+        };
+        Limits { default: below(keys::LIMITS_DEFAULT), max: below(keys::LIMITS_MAX) }
+    }
+
+    pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
+        self.checked("log.format", "text or json", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("no such format"),
+        })
+    }
+
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.settings.get(key).map(|setting| setting.value.clone())
+    }
+
+    /// A path; one in the file is relative to that file, any other to the current folder.
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        let setting = self.settings.get(key)?;
+        let base = match &setting.source {
+            Source::File { path, .. } => path.parent().unwrap_or(self.data),
+            _ => Path::new(""),
+        };
+        Some(base.join(&setting.value))
+    }
+
+    pub fn required(&self, key: &str) -> &str {
+        let setting = self.settings.get(key);
+        setting.map(|setting| setting.value.as_str()).expect("keys::defaults sets every required key")
+    }
+
+    fn size(&self, key: &str) -> Result<u64, ConfigError> {
+        let Size(bytes) = self.parsed(key, "a size such as 64MiB or 1000000")?;
+        Ok(bytes)
+    }
+
+    pub fn span(&self, key: &str) -> Result<Duration, ConfigError> {
+        let Span(span) = self.parsed(key, "a duration such as 250ms, 30s or 2h")?;
+        Ok(span)
+    }
+
+    fn parsed<T>(&self, key: &str, valid: &'static str) -> Result<T, ConfigError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        self.checked(key, valid, |text| text.parse::<T>().map_err(|error| error.to_string()))
+    }
+
+    fn checked<T, E: ToString>(
+        &self,
+        key: &str,
+        valid: &'static str,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        let text = self.required(key);
+        read(text).map_err(|reason| ConfigError::Value {
+            key: key.to_owned(),
+            from: self.settings.get(key).map_or(Source::Default, |setting| setting.source.clone()),
+            value: text.to_owned(),
+            reason: reason.to_string(),
+            valid,
+        })
+    }
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, &'static str> {
+    let address: SocketAddr = text.parse().map_err(|_| "not IP:PORT")?;
+    // Metrics and health have no login, so they are never offered to the network.
+    address.ip().is_loopback().then_some(address).ok_or("not a loopback address")
+}
