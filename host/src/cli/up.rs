@@ -92,18 +92,20 @@ async fn run(
     shutdown.cancelled().await;
     render::talk("draining: running jobs may end (Ctrl-C again hands them back at once)");
     let pid = node.pid();
+    let stop = node.stop();
+    tokio::pin!(stop);
     tokio::select! {
-        () = node.stop() => {}
-        () = pass_on_hurry(hurry, pid) => {}
+        () = &mut stop => {}
+        () = hurry.cancelled() => {
+            signal_again(pid);
+            stop.await;
+        }
     }
-    // A node that was told to hurry ends within the grace that its plan gives it.
-    node.stop().await;
     Ok(())
 }
 
 /// A node hands back what runs on its second signal.
-async fn pass_on_hurry(hurry: &CancellationToken, pid: Option<u32>) {
-    hurry.cancelled().await;
+fn signal_again(pid: Option<u32>) {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         // It may have ended in this moment.

@@ -12,7 +12,7 @@ pub struct JobId(Ulid);
 
 /// An id for a job that is submitted now.
 pub fn new_job_id() -> JobId {
-    JobId(Ulid::new())
+    JobId(Ulid::generate())
 }
 
 impl JobId {
