@@ -202,13 +202,12 @@ impl Folder {
 
     /// The artifact, if it is there and this process has verified it.
     fn hit(&self, digest: &Digest) -> Option<Blob> {
-        let mut state = self.state();
-        let tree = state.entries.get(digest)?.tree.clone()?;
+        let tree = self.state().entries.get(digest)?.tree.clone()?;
         let file = File::open(self.data_path(digest)).ok()?;
         // The order of use outlives the process in the files' times, as far as they can be set.
         let _ = file.set_modified(SystemTime::now());
         let blob = Blob::open(file, tree).ok()?;
-        state.usage.hits += 1;
+        self.state().usage.hits += 1;
         Some(blob)
     }
 
@@ -254,7 +253,7 @@ impl Folder {
     /// Writes what `bytes` brings, verified already, and keeps it under its digest.
     async fn keep(self: Arc<Self>, tree: Arc<Tree>, mut bytes: ByteStream) -> Outcome {
         let digest = tree.root();
-        let _room = self.reserve(&tree)?;
+        let room = self.reserve(&tree)?;
         let failed = |error| ArtifactError::fold(Place::artifact(&self.name, &digest), error);
         let manifest = manifest::encode(&tree);
         let staged = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
@@ -266,6 +265,7 @@ impl Folder {
         file.flush().await.map_err(failed)?;
         self.publish(&tree, &manifest, staged).map_err(failed)?;
         let file = File::open(self.data_path(&digest)).map_err(failed)?;
+        drop(room);
         self.state()
             .insert(digest, tree.size(), Some(Arc::clone(&tree)));
         Blob::open(file, tree).map_err(|error| ArtifactError::blob(&self.name, error))

@@ -304,3 +304,50 @@ fn refusal_kind(status: usize, code: ErrorCode) -> Kind {
         _ => Kind::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(error: impl Error + Send + Sync + 'static) -> ArtifactError {
+        let place = Place::artifact(&"folder /data".into(), &Digest::of(b""));
+        ArtifactError::fold(place, error)
+    }
+
+    fn in_store(source: impl Into<Box<dyn Error + Send + Sync>>) -> object_store::Error {
+        let (store, source) = ("test", source.into());
+        object_store::Error::Generic { store, source }
+    }
+
+    #[test]
+    fn a_full_disk_is_full_however_deep_the_error_is() {
+        for error in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let folded = folded(in_store(io::Error::from(error)));
+            assert!(matches!(folded, ArtifactError::Full { .. }), "{folded:?}");
+            let text = folded.to_string();
+            assert!(text.contains("blake3:") && text.contains("/data"), "{text}");
+        }
+        let s3 = folded(in_store("non-2xx status code: 507 Insufficient Storage"));
+        assert!(matches!(s3, ArtifactError::Full { .. }), "{s3:?}");
+    }
+
+    #[test]
+    fn what_may_pass_is_unavailable_and_what_may_not_is_denied() {
+        for error in [
+            in_store(io::Error::from(io::ErrorKind::ConnectionRefused)),
+            in_store("non-2xx status code: 503 Service Unavailable"),
+            in_store("non-2xx status code: 429 Too Many Requests"),
+        ] {
+            assert!(folded(error).is_unavailable());
+        }
+        assert!(folded(PublishError::new(PublishErrorKind::TimedOut)).is_unavailable());
+        for denied in [
+            folded(io::Error::from(io::ErrorKind::PermissionDenied)),
+            folded(in_store(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))),
+        ] {
+            assert!(matches!(denied, ArtifactError::Denied { .. }), "{denied:?}");
+        }
+        let other = folded(in_store("something else"));
+        assert!(matches!(other, ArtifactError::Other { .. }), "{other:?}");
+    }
+}

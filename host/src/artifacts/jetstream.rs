@@ -28,7 +28,7 @@ use super::read::{self, Ahead};
 use super::{ArtifactError, ArtifactStore, ByteStream, Entry, EntryStream, Place};
 
 /// The stream that holds the artifacts.
-pub const STREAM: &str = "WJ_ART";
+const STREAM: &str = "WJ_ART";
 
 const SUBJECT_PREFIX: &str = "wj.art.";
 const HEAD_SUFFIX: &str = ".head";
@@ -45,7 +45,7 @@ const AHEAD: Ahead = Ahead {
 /// Heads read at once by a list.
 const HEADS_AHEAD: usize = 16;
 
-/// Artifacts in the stream [`STREAM`].
+/// Artifacts in the stream `WJ_ART`.
 #[derive(Clone)]
 pub struct JetStreamArtifacts {
     context: jetstream::Context,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use futures_util::future::try_join;
+use futures_util::future::join;
 use futures_util::stream::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
@@ -270,7 +270,9 @@ impl ArtifactStore for ObjectArtifacts {
     }
 
     async fn head(&self, digest: &Digest) -> Result<Tree, ArtifactError> {
-        let (tree, data) = try_join(self.tree(digest), self.data_meta(digest)).await?;
+        let (tree, data) = join(self.tree(digest), self.data_meta(digest)).await;
+        // The tree's error comes first: what answers a HEAD request cannot say what is missing.
+        let (tree, data) = (tree?, data?);
         if tree.size() != data.size {
             let what = format!("it has {} bytes instead of {}", data.size, tree.size());
             return Err(self.corrupt(digest, what));
@@ -380,5 +382,21 @@ mod tests {
             assert!(part >= PART_BYTES);
             assert!(size.div_ceil(part) <= PARTS_MAX);
         }
+    }
+
+    #[test]
+    fn a_missing_bucket_is_no_missing_artifact() {
+        let not_found = |body: &str| {
+            let error = object_store::Error::NotFound {
+                path: "some/path".to_owned(),
+                source: body.into(),
+            };
+            fold(&"s3://bucket".into(), &Digest::of(b""), error)
+        };
+        let key = not_found("404: <Code>NoSuchKey</Code>");
+        assert!(matches!(key, ArtifactError::NotFound { .. }), "{key}");
+        let bucket = not_found("404: <Code>NoSuchBucket</Code>");
+        assert!(matches!(bucket, ArtifactError::Other { .. }), "{bucket}");
+        assert!(bucket.to_string().contains("NoSuchBucket"), "{bucket}");
     }
 }
