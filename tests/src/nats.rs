@@ -9,8 +9,7 @@ use tempfile::TempDir;
 /// Starts the server and kills it when standard input ends, which is when the test is over, in
 /// whatever way: `kill -9` included. The shell lets go of standard error, so that reading it ends
 /// when the server does.
-const KEEPER: &str =
-    r#""$@" </dev/null & server=$!; exec 2>/dev/null; read -r _; kill -KILL "$server"; wait"#;
+const KEEPER: &str = r#""$@" </dev/null & server=$!; exec 2>/dev/null; read -r _; kill -KILL "$server"; wait"#;
 
 /// A nats-server with JetStream on a free port and a store of its own. Dropping it kills it.
 pub struct NatsServer {
@@ -33,9 +32,8 @@ impl NatsServer {
     pub fn start_with(jetstream: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("tests need a temporary folder");
         let store = dir.path().display();
-        let config = format!(
-            "listen: \"127.0.0.1:-1\"\njetstream {{\n  store_dir: \"{store}\"\n{jetstream}\n}}\n{more}\n"
-        );
+        let config =
+            format!("listen: \"127.0.0.1:-1\"\njetstream {{\n  store_dir: \"{store}\"\n{jetstream}\n}}\n{more}\n");
         let file = dir.path().join("nats.conf");
         std::fs::write(&file, config).expect("a new temporary folder can be written");
         let mut keeper = Command::new("sh")
@@ -67,9 +65,7 @@ impl NatsServer {
 
     /// A connection to it.
     pub async fn connect(&self) -> async_nats::Client {
-        async_nats::connect(&self.url)
-            .await
-            .expect("a server that said it is ready takes connections")
+        async_nats::connect(&self.url).await.expect("a server that said it is ready takes connections")
     }
 }
 

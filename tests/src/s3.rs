@@ -32,17 +32,9 @@ impl S3Server {
         let files = s3s_fs::FileSystem::new(dir.path()).expect("the folder was just made");
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("there is a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
-        Self {
-            endpoint: format!("http://{address}"),
-            dir,
-            accepting: tokio::spawn(accept(listener, service.build())),
-        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        Self { endpoint: format!("http://{address}"), dir, accepting: tokio::spawn(accept(listener, service.build())) }
     }
 
     /// Settings of a client that may use it.

@@ -9,10 +9,8 @@ use async_trait::async_trait;
 use futures_util::future::{FutureExt as _, join_all};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
-use wasmjob_host::artifacts::{
-    ArtifactError, ArtifactStore, ByteStream, Cache, EntryStream, ObjectArtifacts,
-};
-use wasmjob_runtime::blob::{Blob, Digest, GROUP_BYTES, Tree};
+use wasmjob_host::artifacts::{ArtifactError, ArtifactStore, ByteStream, Cache, EntryStream, ObjectArtifacts};
+use wasmjob_runtime::{Blob, Digest, GROUP_BYTES, Tree};
 
 use crate::artifacts::sample;
 
@@ -76,17 +74,9 @@ impl Site {
     fn with_answers(answers: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ObjectArtifacts::folder(&dir.path().join("store")).unwrap();
-        let counted = Arc::new(Counted {
-            store,
-            asked: AtomicUsize::new(0),
-            answers: Semaphore::new(answers),
-        });
+        let counted = Arc::new(Counted { store, asked: AtomicUsize::new(0), answers: Semaphore::new(answers) });
         let store: Arc<dyn ArtifactStore> = Arc::clone(&counted) as _;
-        Self {
-            dir,
-            counted,
-            store,
-        }
+        Self { dir, counted, store }
     }
 
     fn open(&self, quota_bytes: u64) -> Cache {
@@ -189,11 +179,7 @@ async fn a_failure_reaches_everybody_and_is_not_remembered() {
 async fn the_least_recently_used_makes_room_and_stays_readable_while_held() {
     let site = Site::new();
     let cache = site.open(3 * GROUP_BYTES);
-    let (a, b, c) = (
-        site.put(GROUP_LEN).await,
-        site.put(GROUP_LEN - 1).await,
-        site.put(GROUP_LEN + 2).await,
-    );
+    let (a, b, c) = (site.put(GROUP_LEN).await, site.put(GROUP_LEN - 1).await, site.put(GROUP_LEN + 2).await);
     let held_b = cache.fetch(&site.store, &b.digest()).await.unwrap();
     cache.fetch(&site.store, &a.digest()).await.unwrap();
     cache.fetch(&site.store, &b.digest()).await.unwrap();
@@ -240,10 +226,7 @@ async fn a_new_process_takes_over_what_is_there_and_nothing_else() {
     let digest = blob.digest();
     let fetches = (0..3).map(|_| cache.fetch(&site.store, &digest));
     for fetched in join_all(fetches).await {
-        assert_eq!(
-            fetched.unwrap().to_bytes(LARGE).unwrap(),
-            sample(3 * GROUP_LEN)
-        );
+        assert_eq!(fetched.unwrap().to_bytes(LARGE).unwrap(), sample(3 * GROUP_LEN));
     }
     assert_eq!(site.counted.asked(), 1);
     drop(cache);

@@ -11,10 +11,8 @@ use futures_util::future::{FutureExt as _, join_all};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tempfile::TempDir;
 use url::Url;
-use wasmjob_host::artifacts::{
-    ArtifactError, ArtifactStore, Entry, JetStreamArtifacts, ObjectArtifacts, open,
-};
-use wasmjob_runtime::blob::{Blob, BlobWriter, Digest, GROUP_BYTES, Tree};
+use wasmjob_host::artifacts::{ArtifactError, ArtifactStore, Entry, JetStreamArtifacts, ObjectArtifacts, open};
+use wasmjob_runtime::{Blob, BlobWriter, Digest, GROUP_BYTES, Tree};
 use wasmjob_tests::{NatsServer, S3Server};
 
 const GROUP_LEN: usize = 256 * 1024;
@@ -49,30 +47,21 @@ struct Site {
 enum Behind {
     Folder(TempDir),
     S3(S3Server),
-    Nats {
-        context: Box<jetstream::Context>,
-        _server: NatsServer,
-    },
+    Nats { context: Box<jetstream::Context>, _server: NatsServer },
 }
 
 impl Site {
     async fn folder() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("file://{}/artifacts", dir.path().display());
-        Self {
-            store: open(Some(&url), None, dir.path()).await.unwrap(),
-            behind: Behind::Folder(dir),
-        }
+        Self { store: open(Some(&url), None, dir.path()).await.unwrap(), behind: Behind::Folder(dir) }
     }
 
     async fn s3() -> Self {
         let server = S3Server::start().await;
         let url = Url::parse("s3://artifacts/some/prefix").unwrap();
         let store = ObjectArtifacts::s3_with(server.client(), &url).unwrap();
-        Self {
-            store: Arc::new(store),
-            behind: Behind::S3(server),
-        }
+        Self { store: Arc::new(store), behind: Behind::S3(server) }
     }
 
     async fn nats() -> Self {
@@ -81,10 +70,7 @@ impl Site {
         let unused = PathBuf::from("/nonexistent");
         Self {
             store: open(None, Some(context.clone()), &unused).await.unwrap(),
-            behind: Behind::Nats {
-                context: Box::new(context),
-                _server: server,
-            },
+            behind: Behind::Nats { context: Box::new(context), _server: server },
         }
     }
 
@@ -160,20 +146,13 @@ impl Site {
                 stream.purge().filter(group).await.unwrap();
             }
             _ => {
-                let file = std::fs::File::options()
-                    .write(true)
-                    .open(self.file(digest, ""))
-                    .unwrap();
+                let file = std::fs::File::options().write(true).open(self.file(digest, "")).unwrap();
                 file.set_len((index * GROUP_LEN) as u64).unwrap();
             }
         }
     }
 
-    async fn read(
-        &self,
-        digest: &Digest,
-        range: Option<Range<u64>>,
-    ) -> Result<Vec<u8>, ArtifactError> {
+    async fn read(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<Vec<u8>, ArtifactError> {
         let pieces: Vec<Bytes> = self.store.get(digest, range).await?.try_collect().await?;
         Ok(pieces.concat())
     }
@@ -241,15 +220,7 @@ on_every_store![
 ];
 
 async fn what_was_put_is_read_back(site: &Site) {
-    for size in [
-        0,
-        1,
-        1024,
-        GROUP_LEN - 1,
-        GROUP_LEN,
-        GROUP_LEN + 1,
-        3 * GROUP_LEN + 5,
-    ] {
+    for size in [0, 1, 1024, GROUP_LEN - 1, GROUP_LEN, GROUP_LEN + 1, 3 * GROUP_LEN + 5] {
         let bytes = sample(size);
         let digest = Digest::of(&bytes);
         for blob in [in_file(&bytes), Blob::from_bytes(bytes.clone())] {
@@ -304,10 +275,7 @@ async fn a_flipped_byte_is_refused(site: &Site) {
     site.overwrite_group(&digest, 1, group).await;
 
     assert_corrupt(site.read(&digest, None).await, &digest);
-    assert_corrupt(
-        site.read(&digest, Some(GROUP_BYTES..GROUP_BYTES + 1)).await,
-        &digest,
-    );
+    assert_corrupt(site.read(&digest, Some(GROUP_BYTES..GROUP_BYTES + 1)).await, &digest);
 }
 
 async fn what_is_incomplete_is_refused(site: &Site) {
@@ -326,13 +294,7 @@ async fn a_manifest_that_lies_is_refused(site: &Site) {
     site.store.put(&other).await.unwrap();
     let of_other = site.manifest(&other.digest()).await;
     let deep = b"[".repeat(500_000);
-    for lie in [
-        of_other,
-        deep,
-        Vec::new(),
-        b"{}".to_vec(),
-        b"\xff\x00".to_vec(),
-    ] {
+    for lie in [of_other, deep, Vec::new(), b"{}".to_vec(), b"\xff\x00".to_vec()] {
         site.overwrite_manifest(&digest, lie).await;
         assert_corrupt(site.store.head(&digest).await, &digest);
         assert_corrupt(site.read(&digest, Some(0..1)).await, &digest);
@@ -386,10 +348,7 @@ async fn what_was_deleted_is_gone(site: &Site) {
     assert_eq!(listed[0].digest, kept.digest());
     site.store.delete(&blob.digest()).await.unwrap();
     site.store.put(&blob).await.unwrap();
-    assert_eq!(
-        site.read(&blob.digest(), None).await.unwrap().len(),
-        GROUP_LEN + 1
-    );
+    assert_eq!(site.read(&blob.digest(), None).await.unwrap().len(), GROUP_LEN + 1);
 }
 
 async fn a_list_names_everything_once(site: &Site) {
@@ -398,16 +357,10 @@ async fn a_list_names_everything_once(site: &Site) {
     for blob in blobs.iter().chain(&blobs[..3]) {
         site.store.put(blob).await.unwrap();
     }
-    let mut expected: Vec<_> = blobs
-        .iter()
-        .map(|blob| (blob.digest(), blob.size()))
-        .collect();
+    let mut expected: Vec<_> = blobs.iter().map(|blob| (blob.digest(), blob.size())).collect();
     expected.sort_unstable();
     let listed = site.listed().await;
-    let found: Vec<_> = listed
-        .iter()
-        .map(|entry| (entry.digest, entry.size_bytes))
-        .collect();
+    let found: Vec<_> = listed.iter().map(|entry| (entry.digest, entry.size_bytes)).collect();
     assert_eq!(found, expected);
     let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
     assert!(listed.iter().all(|entry| entry.stored > an_hour_ago));
@@ -469,10 +422,7 @@ async fn a_full_stream_says_so_and_keeps_what_it_has() {
     let large = Blob::from_bytes(sample(5_000_000));
     let error = store.put(&large).await.unwrap_err();
     assert!(matches!(error, ArtifactError::Full { .. }), "{error:?}");
-    assert!(
-        error.to_string().contains(&large.digest().to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&large.digest().to_string()), "{error}");
     assert_not_found(store.head(&large.digest()).await);
     assert_eq!(store.head(&small.digest()).await.unwrap(), *small.tree());
 }
@@ -482,10 +432,7 @@ async fn a_full_server_says_so() {
     let server = NatsServer::start_with("  max_file_store: 2MB", "");
     let context = jetstream::new(server.connect().await);
     let store = JetStreamArtifacts::open(context).await.unwrap();
-    let error = store
-        .put(&Blob::from_bytes(sample(5_000_000)))
-        .await
-        .unwrap_err();
+    let error = store.put(&Blob::from_bytes(sample(5_000_000))).await.unwrap_err();
     assert!(matches!(error, ArtifactError::Full { .. }), "{error:?}");
 }
 
@@ -498,16 +445,13 @@ async fn an_artifact_too_large_for_its_manifest_is_refused_at_once() {
     let groups = vec![[0; 32]; 8000];
     let size = 8000 * GROUP_BYTES;
     let wrong = Tree::from_parts(size, groups.clone(), Digest::of(b"")).unwrap_err();
-    let wasmjob_runtime::blob::TreeError::Root { found, .. } = wrong else {
+    let wasmjob_runtime::TreeError::Root { found, .. } = wrong else {
         panic!("{wrong}");
     };
     let tree = Tree::from_parts(size, groups, found).unwrap();
     let file = tempfile::tempfile().unwrap();
     file.set_len(size).unwrap();
-    let error = store
-        .put(&Blob::open(file, tree).unwrap())
-        .await
-        .unwrap_err();
+    let error = store.put(&Blob::open(file, tree).unwrap()).await.unwrap_err();
     assert!(matches!(error, ArtifactError::TooLarge { .. }), "{error:?}");
 }
 
@@ -568,19 +512,10 @@ async fn a_url_names_a_store_or_is_refused_with_what_it_could_be() {
         assert_eq!(mode & 0o777, 0o700);
     }
 
-    for bad in [
-        "",
-        "ftp://host/path",
-        "file://host/path",
-        "s3://",
-        "http://u:secret@host/",
-    ] {
+    for bad in ["", "ftp://host/path", "file://host/path", "s3://", "http://u:secret@host/"] {
         let error = open(Some(bad), None, dir.path()).await.err().unwrap();
         let message = error.to_string();
-        assert!(
-            matches!(error, ArtifactError::Url { .. }),
-            "{bad}: {message}"
-        );
+        assert!(matches!(error, ArtifactError::Url { .. }), "{bad}: {message}");
         assert!(message.contains("s3://bucket/prefix"), "{message}");
         assert!(!message.contains("secret"), "{message}");
     }

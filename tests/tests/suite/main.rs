@@ -1,7 +1,6 @@
-//! All suites in one program: the platform is linked once, and the tests of all suites run side by
-//! side.
-
-#![allow(clippy::unwrap_used)]
+//! Every suite in one binary: linking is most of the time that a test binary costs.
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod artifact_cache;
 mod artifacts;
+mod sandbox;

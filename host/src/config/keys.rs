@@ -1,0 +1,231 @@
+//! The keys there are, their defaults, and how environment variables name them.
+
+use std::collections::BTreeMap;
+
+use super::{Setting, Source, machine};
+
+/// One key of the configuration.
+pub(super) struct Key {
+    pub name: &'static str,
+    default: Default,
+}
+
+/// What holds when nobody says anything.
+enum Default {
+    /// Nothing: the feature is off or found another way.
+    Unset,
+    Text(&'static str),
+    /// Depends on the machine.
+    Machine(fn() -> String),
+}
+
+/// Prefix of the keys that are free: any name of a limit may follow.
+pub(super) const LIMITS_DEFAULT: &str = "limits.default.";
+/// Like [`LIMITS_DEFAULT`], for what a job may ask for at most.
+pub(super) const LIMITS_MAX: &str = "limits.max.";
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "artifacts.url",
+        default: Default::Unset,
+    },
+    Key {
+        name: "log.format",
+        default: Default::Text("text"),
+    },
+    Key {
+        name: "log.level",
+        default: Default::Text("info"),
+    },
+    Key {
+        name: "nats.ca",
+        default: Default::Unset,
+    },
+    Key {
+        name: "nats.creds",
+        default: Default::Unset,
+    },
+    Key {
+        name: "nats.url",
+        default: Default::Unset,
+    },
+    Key {
+        name: "node.cache",
+        default: Default::Text("10GiB"),
+    },
+    Key {
+        name: "node.drain",
+        default: Default::Text("30s"),
+    },
+    Key {
+        name: "node.http",
+        default: Default::Text("127.0.0.1:7717"),
+    },
+    Key {
+        name: "node.memory",
+        default: Default::Machine(machine::memory),
+    },
+    Key {
+        name: "node.name",
+        default: Default::Machine(machine::host_name),
+    },
+    Key {
+        name: "node.queues",
+        default: Default::Text("default"),
+    },
+    Key {
+        name: "node.slots",
+        default: Default::Machine(machine::slots),
+    },
+    // Long enough for a node that pauses, short enough that its jobs are elsewhere within a minute.
+    Key {
+        name: "queue.lease",
+        default: Default::Text("30s"),
+    },
+];
+
+/// Short names of environment variables, for the values people set most.
+const SHORT: &[(&str, &str)] = &[
+    ("WASMJOB_ARTIFACTS", "artifacts.url"),
+    ("WASMJOB_LOG", "log.level"),
+    ("WASMJOB_NATS", "nats.url"),
+];
+
+/// Variables that begin like a section and are not keys.
+const OTHER_VARIABLES: &[&str] = &["WASMJOB_NATS_SERVER"];
+
+pub(super) const NAME_RULE: &str = "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit";
+pub(super) const QUEUES_RULE: &str =
+    "names of 1 to 32 of a-z, 0-9 and -, such as [\"default\", \"gpu\"]";
+
+pub(super) fn defaults() -> BTreeMap<String, Setting> {
+    let value = |key: &Key| match key.default {
+        Default::Unset => None,
+        Default::Text(text) => Some(text.to_owned()),
+        Default::Machine(ask) => Some(ask()),
+    };
+    let set = KEYS.iter().filter_map(|key| {
+        let setting = Setting {
+            value: value(key)?,
+            source: Source::Default,
+        };
+        Some((key.name.to_owned(), setting))
+    });
+    set.collect()
+}
+
+pub(super) fn is_known(key: &str) -> bool {
+    KEYS.iter().any(|known| known.name == key) || is_limit(key)
+}
+
+/// Whether keys may stand below this name.
+pub(super) fn is_section(name: &str) -> bool {
+    let below = format!("{name}.");
+    let mut all = KEYS
+        .iter()
+        .map(|key| key.name)
+        .chain([LIMITS_DEFAULT, LIMITS_MAX]);
+    all.any(|key| key.starts_with(&below))
+}
+
+fn is_limit(key: &str) -> bool {
+    let name = key
+        .strip_prefix(LIMITS_DEFAULT)
+        .or_else(|| key.strip_prefix(LIMITS_MAX));
+    name.is_some_and(|name| !name.is_empty() && !name.contains('.'))
+}
+
+/// The keys of the same section, or all of them.
+pub(super) fn near(key: &str) -> Vec<&'static str> {
+    let all = || {
+        KEYS.iter()
+            .map(|key| key.name)
+            .chain(["limits.default.NAME", "limits.max.NAME"])
+    };
+    let section = key.split('.').next().unwrap_or_default();
+    let same: Vec<_> = all()
+        .filter(|name| name.split('.').next() == Some(section))
+        .collect();
+    if same.is_empty() {
+        all().collect()
+    } else {
+        same
+    }
+}
+
+/// What an environment variable is to us.
+pub(super) enum EnvName {
+    Key(String),
+    /// It begins like one of ours and is none: most likely misspelt.
+    Unknown(String),
+    NotOurs,
+}
+
+pub(super) fn of_env(name: &str) -> EnvName {
+    if let Some((_, key)) = SHORT.iter().find(|(short, _)| *short == name) {
+        return EnvName::Key((*key).to_owned());
+    }
+    let Some(rest) = name.strip_prefix("WASMJOB_") else {
+        return EnvName::NotOurs;
+    };
+    let exact = KEYS
+        .iter()
+        .find(|key| key.name.replace('.', "_").to_ascii_uppercase() == rest);
+    if let Some(key) = exact {
+        return EnvName::Key(key.name.to_owned());
+    }
+    for (prefix, section) in [
+        ("LIMITS_DEFAULT_", LIMITS_DEFAULT),
+        ("LIMITS_MAX_", LIMITS_MAX),
+    ] {
+        if let Some(limit) = rest.strip_prefix(prefix) {
+            return EnvName::Key(format!("{section}{}", limit.to_ascii_lowercase()));
+        }
+    }
+    if OTHER_VARIABLES.contains(&name) || !begins_like_a_section(rest) {
+        return EnvName::NotOurs;
+    }
+    EnvName::Unknown(rest.to_ascii_lowercase().replacen('_', ".", 1))
+}
+
+fn begins_like_a_section(rest: &str) -> bool {
+    let section = rest
+        .split('_')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    section == "limits"
+        || KEYS
+            .iter()
+            .any(|key| key.name.split('.').next() == Some(section.as_str()))
+}
+
+/// Whether a text can name a node: it becomes part of subjects, keys and file names.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    first && text.len() <= 63 && text.bytes().all(rest)
+}
+
+pub(super) fn queues(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let wrong = names.iter().find(|name| {
+        name.len() > 32
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    });
+    match wrong {
+        Some(name) => Err(format!("`{name}` is not a queue name")),
+        None if names.is_empty() => Err("no queue named".to_owned()),
+        None => Ok(names.into_iter().map(str::to_owned).collect()),
+    }
+}

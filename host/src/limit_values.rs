@@ -1,0 +1,155 @@
+//! Limits as people write them: `--limit memory=64MiB` and the `[limits]` of the configuration.
+
+use std::collections::BTreeMap;
+
+use wasmjob_runtime::{
+    Limits,
+    limits::{CHOOSABLE, LimitInfo, Unit},
+};
+
+use crate::{config, units, wire::LimitTable};
+
+/// A limit that was written wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitConfigError {
+    /// No limit has this name.
+    #[error("there is no limit `{name}`; the limits are {}", CHOOSABLE.each_ref().map(|info| info.name).join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The value cannot be read.
+    #[error("the limit {name}=`{value}` cannot be read: {reason}")]
+    Value {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operator's own maximum is below the operator's own default, or beyond what can be enforced.
+    #[error("limits.{section}.{name} is {given}, above the {allowed} that is possible")]
+    AboveMaximum {
+        /// `default` or `max`.
+        section: &'static str,
+        /// The name.
+        name: &'static str,
+        /// As written, with its unit.
+        given: String,
+        /// What is possible, with its unit.
+        allowed: String,
+    },
+}
+
+/// The defaults and the maximum of the configuration.
+pub fn limits(config: &config::Limits) -> Result<(Limits, Limits), LimitConfigError> {
+    let maximum = over(Limits::maximum_default(), &config.max)?;
+    for info in &CHOOSABLE {
+        if let Some(given) = maximum.get(info.name).filter(|given| *given > info.ceiling) {
+            let (given, allowed) = (show(info, given), show(info, info.ceiling));
+            return Err(LimitConfigError::AboveMaximum { section: "max", name: info.name, given, allowed });
+        }
+    }
+    // A maximum below the built-in default lowers the default with it; one that was written is checked.
+    let mut defaults = Limits::default();
+    for info in &CHOOSABLE {
+        let lower = defaults.get(info.name).unwrap_or(0).min(maximum.get(info.name).unwrap_or(u64::MAX));
+        defaults.set(info.name, lower);
+    }
+    let defaults = over(defaults, &config.default)?;
+    match defaults.first_above(&maximum) {
+        None => Ok((defaults, maximum)),
+        Some((info, given, allowed)) => Err(LimitConfigError::AboveMaximum {
+            section: "default",
+            name: info.name,
+            given: show(info, given),
+            allowed: show(info, allowed),
+        }),
+    }
+}
+
+fn over(mut limits: Limits, table: &BTreeMap<String, String>) -> Result<Limits, LimitConfigError> {
+    for (name, value) in table {
+        let (_, value) = parse(name, value)?;
+        limits.set(name, value);
+    }
+    Ok(limits)
+}
+
+/// Limits from the `NAME=VALUE` of a command line.
+pub fn table(pairs: &[(String, String)]) -> Result<LimitTable, LimitConfigError> {
+    let mut table = LimitTable::default();
+    for (name, value) in pairs {
+        table.0.insert(name.clone(), parse(name, value)?.1);
+    }
+    Ok(table)
+}
+
+fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConfigError> {
+    let info = CHOOSABLE.iter().find(|info| info.name == name);
+    let info = info.ok_or_else(|| LimitConfigError::Unknown { name: name.to_owned() })?;
+    let read = match info.unit {
+        Unit::Bytes => units::parse_bytes(value).map_err(|error| error.to_string()),
+        Unit::Millis => units::parse_duration(value)
+            .map_err(|error| error.to_string())
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        Unit::Fuel => parse_fuel(value),
+    };
+    let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), value: value.to_owned(), reason };
+    match read.map_err(wrong)? {
+        0 => Err(wrong("it must be more than 0".into())),
+        value => Ok((info, value)),
+    }
+}
+
+fn parse_fuel(value: &str) -> Result<u64, String> {
+    let wanted = || "a number like 1000000 or 1e9 is wanted".to_owned();
+    if let Ok(number) = value.parse() {
+        return Ok(number);
+    }
+    let number: f64 = value.parse().map_err(|_| wanted())?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let whole = number as u64;
+    if number >= 1.0 && number < 9e18 && number.fract() == 0.0 { Ok(whole) } else { Err(wanted()) }
+}
+
+/// A limit's value with its unit.
+pub fn show(info: &LimitInfo, value: u64) -> String {
+    match info.unit {
+        Unit::Bytes => units::show_bytes(value),
+        Unit::Millis => units::show_duration(std::time::Duration::from_millis(value)),
+        Unit::Fuel => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(default: &[(&str, &str)], max: &[(&str, &str)]) -> config::Limits {
+        let table = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        config::Limits { default: table(default), max: table(max) }
+    }
+
+    #[test]
+    fn values_are_read_with_their_units() {
+        let (defaults, maximum) = limits(&config(&[("fuel", "1e9"), ("wall", "5s")], &[("memory", "64MiB")])).unwrap();
+        assert_eq!((defaults.fuel, defaults.wall_ms), (1_000_000_000, 5_000));
+        assert_eq!((defaults.memory, maximum.memory), (64 << 20, 64 << 20));
+    }
+
+    #[test]
+    fn wrong_limits_are_named() {
+        for (default, max, named) in [
+            (&[("disk", "1")][..], &[][..], "disk"),
+            (&[("fuel", "many")], &[], "many"),
+            (&[("fuel", "0")], &[], "more than 0"),
+            (&[("memory", "2GiB")], &[("memory", "1GiB")], "limits.default.memory"),
+            (&[], &[("memory", "5GiB")], "limits.max.memory"),
+        ] {
+            let error = limits(&config(default, max)).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! A node: what starts in which order, and what ends in which.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::connection::State;
+use time::OffsetDateTime;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use wasmjob_runtime::{Limits, Sandbox, SandboxConfig, SandboxError};
+
+use crate::{
+    artifacts::{self, ArtifactError, Cache},
+    cancels::Cancels,
+    config::{Config, Source},
+    connect::{self, ConnectError, Endpoint, Event},
+    http::{self, HttpError, Readiness},
+    limit_values::{self, LimitConfigError},
+    metrics::Metrics,
+    node_artifacts::NodeArtifacts,
+    nodes::{self, NodeInfo},
+    queue::{Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
+    wire::timestamp,
+    worker::{MIB, Worker},
+};
+
+/// How often a node says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Bytes of compiled components a node keeps in memory.
+const CODE_BYTES_MAX: usize = 512 << 20;
+/// How long attempts that are handed back may take to let go.
+const HAND_BACK: Duration = Duration::from_secs(5);
+/// How long a listener that failed waits before it listens again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// No NATS.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A stream is missing.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// No artifacts.
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+    /// No sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// No metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// A configured limit makes no sense.
+    #[error(transparent)]
+    Limits(#[from] LimitConfigError),
+    /// The heartbeat was not taken.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Another node has this name.
+    #[error("a node called `{name}` is running already (process {pid} on {host})")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// Its machine.
+        host: String,
+    },
+    /// A folder could not be made.
+    #[error("the folder {} could not be made: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A node that has everything it needs and does not pull yet.
+pub struct Node {
+    worker: Arc<Worker>,
+    info: NodeInfo,
+    queues: Vec<(String, Duration)>,
+    slots: usize,
+    drain: Duration,
+    listener: TcpListener,
+    readiness: watch::Sender<Readiness>,
+}
+
+impl Node {
+    /// Connects, opens the artifacts, makes the sandbox. Creates nothing in NATS that is there.
+    pub async fn prepare(config: &Config, endpoint: &Endpoint) -> Result<Self, NodeError> {
+        let (readiness, _) = watch::channel(Readiness::default());
+        let metrics = Metrics::new();
+        let broker = connect(endpoint, &readiness, &metrics).await?;
+        ensure_shared(&broker.jetstream).await?;
+        let mut queues = Vec::new();
+        for queue in &config.node.queues {
+            let consumer = ensure_queue(&broker.jetstream, queue, config.queue.lease).await?;
+            queues.push((queue.clone(), consumer.cached_info().config.ack_wait));
+        }
+        check_name(&broker, &config.node.name).await?;
+        let listener = http::bind(config.node.http, config.source("node.http") != Source::Default).await?;
+        let slots = config.node.slots.max(1);
+        let worker = worker(config, broker, metrics, slots * queues.len()).await?;
+        let info = describe(config, &worker, slots * queues.len(), &listener);
+        Ok(Node { worker: Arc::new(worker), info, queues, slots, drain: config.node.drain, listener, readiness })
+    }
+
+    /// The node as it describes itself.
+    pub fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// Works until `shutdown` is cancelled, then drains: takes no more jobs, lets those that run end
+    /// within the drain time, hands back the others. A cancel of `hurry` ends the waiting.
+    pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
+        let worker = self.worker.clone();
+        let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
+        let mut slots = JoinSet::new();
+        for (queue, lease) in &self.queues {
+            for _ in 0..self.slots {
+                slots.spawn(worker.clone().work(queue.clone(), *lease));
+            }
+        }
+        self.readiness.send_modify(|ready| ready.pulling = true);
+        let served = CancellationToken::new();
+        let serve = http::serve(self.listener, worker.metrics.clone(), self.readiness.subscribe(), served.clone().cancelled_owned());
+        let serve = tokio::spawn(serve);
+        nodes::put(&worker.broker, &self.info).await?;
+        tracing::info!(node = self.info.name, slots = self.info.slots, queues = ?self.info.queues, http = self.info.http, "taking jobs");
+        let beating = beat(&worker, self.info.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = beating => {}
+        }
+        self.readiness.send_modify(|ready| (ready.draining, ready.pulling) = (true, false));
+        worker.draining.cancel();
+        let draining = NodeInfo { state: "draining".into(), ..self.info.clone() };
+        tokio::select! {
+            () = drain(&worker, &mut slots, self.drain, &hurry) => {}
+            () = beat(&worker, draining) => {}
+        }
+        if let Err(error) = nodes::remove(&worker.broker, &self.info.name).await {
+            tracing::warn!(%error, "the node's entry stays until it expires");
+        }
+        let _ = worker.broker.client.flush().await;
+        served.cancel();
+        let _ = timeout(HAND_BACK, serve).await;
+        Ok(())
+    }
+}
+
+async fn connect(
+    endpoint: &Endpoint,
+    readiness: &watch::Sender<Readiness>,
+    metrics: &Metrics,
+) -> Result<Broker, ConnectError> {
+    let (ready, counted) = (readiness.clone(), metrics.clone());
+    let client = connect::connect_with(endpoint, move |event| {
+        let connected = match event {
+            Event::Connected => true,
+            Event::Disconnected | Event::Closed => false,
+            other => return tracing::warn!(event = %other, "NATS"),
+        };
+        counted.nats_connected.set(connected.into());
+        if connected && !ready.borrow().connected {
+            counted.nats_reconnects.inc();
+        }
+        ready.send_modify(|ready| ready.connected = connected);
+    })
+    .await?;
+    let connected = client.connection_state() == State::Connected;
+    metrics.nats_connected.set(connected.into());
+    readiness.send_modify(|ready| ready.connected = connected);
+    Ok(Broker::new(client))
+}
+
+/// A second node under one name would write the first one's heartbeats.
+async fn check_name(broker: &Broker, name: &str) -> Result<(), NodeError> {
+    let Some(other) = nodes::get(broker, name).await? else { return Ok(()) };
+    let here = other.host == crate::config::host_name();
+    let gone = here && !process_lives(other.pid);
+    match other.pid == std::process::id() || gone || !here {
+        // An entry from another machine may be this node's own, from before it was moved or
+        // renamed; it is overwritten, and two live ones show in `nodes ls` as one that flickers.
+        true => Ok(()),
+        false => Err(NodeError::NameTaken { name: name.to_owned(), pid: other.pid, host: other.host }),
+    }
+}
+
+fn process_lives(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize) -> Result<Worker, NodeError> {
+    let folder = |name: &str| -> Result<PathBuf, NodeError> {
+        let path = config.data.join(name).join(&config.node.name);
+        crate::folders::private(&path).map_err(|source| NodeError::Folder { path: path.clone(), source })?;
+        Ok(path)
+    };
+    let store = artifacts::open(config.artifacts.url.as_deref(), Some(broker.jetstream.clone()), &config.data).await?;
+    let cache = Cache::open(&folder("cache")?, config.node.cache)?;
+    let sandbox = Sandbox::new(SandboxConfig {
+        slots,
+        code_dir: Some(folder("code")?),
+        code_bytes_max: CODE_BYTES_MAX,
+        spill_dir: folder("tmp")?,
+    })?;
+    let dropped = metrics.log_bytes_dropped.clone();
+    metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
+    metrics.memory_budget_bytes.set(i64::try_from(config.node.memory).unwrap_or(i64::MAX));
+    let (defaults, maximum) = limit_values::limits(&config.limits)?;
+    Ok(Worker {
+        sandbox,
+        artifacts: Arc::new(NodeArtifacts::new(store, cache, Handle::current())),
+        logs: LogWriter::start(broker.client.clone(), move |bytes| dropped.inc_by(bytes)),
+        cancels: Cancels::default(),
+        memory: Arc::new(Semaphore::new(usize::try_from(config.node.memory / MIB).unwrap_or(Semaphore::MAX_PERMITS))),
+        memory_bytes: config.node.memory / MIB * MIB,
+        metrics,
+        node: config.node.name.clone(),
+        defaults,
+        maximum: Limits { memory: maximum.memory, ..maximum },
+        draining: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+        broker,
+    })
+}
+
+fn describe(config: &Config, worker: &Worker, slots: usize, listener: &TcpListener) -> NodeInfo {
+    NodeInfo {
+        name: config.node.name.clone(),
+        pid: std::process::id(),
+        host: crate::config::host_name(),
+        state: "ready".into(),
+        slots,
+        running: 0,
+        memory_bytes: worker.memory_bytes,
+        memory_promised_bytes: 0,
+        queues: config.node.queues.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        http: listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        started: timestamp(OffsetDateTime::now_utc()),
+        seen: None,
+    }
+}
+
+async fn listen_for_cancels(worker: Arc<Worker>) {
+    while !worker.stopping.is_cancelled() {
+        if let Err(error) = worker.cancels.clone().listen(worker.broker.clone()).await {
+            tracing::warn!(%error, "cancels are not heard; listening again");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+/// Renews the node's entry for ever.
+async fn beat(worker: &Worker, mut info: NodeInfo) {
+    let mut ticks = interval(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        count_caches(worker);
+        info.running = worker.cancels.running();
+        info.memory_promised_bytes = worker.memory_promised_bytes();
+        info.seen = timestamp(OffsetDateTime::now_utc());
+        if let Err(error) = nodes::put(&worker.broker, &info).await {
+            tracing::warn!(%error, "a heartbeat was not taken");
+        }
+    }
+}
+
+fn count_caches(worker: &Worker) {
+    let (code, metrics) = (worker.sandbox.cache_counts(), &worker.metrics);
+    let up_to = |counter: &prometheus::IntCounter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+    up_to(&metrics.compile_cache.hits, code.hits + code.disk_hits);
+    up_to(&metrics.compile_cache.misses, code.compiled);
+    metrics.compile_cache.bytes.set(i64::try_from(code.bytes).unwrap_or(i64::MAX));
+    let usage = worker.artifacts.cache().usage();
+    up_to(&metrics.artifact_cache.hits, usage.hits);
+    up_to(&metrics.artifact_cache.misses, usage.misses);
+    metrics.artifact_cache.bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
+}
+
+/// Waits for the slots to end; after `patience`, or when told to hurry, has them hand back what runs.
+async fn drain(worker: &Worker, slots: &mut JoinSet<()>, patience: Duration, hurry: &CancellationToken) {
+    let ended = async |slots: &mut JoinSet<()>| while slots.join_next().await.is_some() {};
+    tokio::select! {
+        () = ended(slots) => return,
+        () = tokio::time::sleep(patience) => {}
+        () = hurry.cancelled() => {}
+    }
+    tracing::warn!(running = worker.cancels.running(), "handing back the jobs that still run");
+    worker.stopping.cancel();
+    if timeout(HAND_BACK, ended(slots)).await.is_err() {
+        tracing::warn!("some guests did not let go in time");
+    }
+}

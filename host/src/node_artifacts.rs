@@ -1,0 +1,57 @@
+//! Artifacts as jobs on this node see them: a store behind a cache.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::{runtime::Handle, task::JoinError};
+use wasmjob_runtime::{AccessError, Artifacts, Blob, Digest};
+
+use crate::artifacts::{ArtifactError, ArtifactStore, Cache};
+
+/// A store behind this node's cache. Transfers run on the I/O runtime, not on the guest's thread.
+#[derive(Clone)]
+pub struct NodeArtifacts {
+    store: Arc<dyn ArtifactStore>,
+    cache: Arc<Cache>,
+    io: Handle,
+}
+
+impl NodeArtifacts {
+    /// Uses `store` through `cache`; `io` is the runtime that waits for the store.
+    pub fn new(store: Arc<dyn ArtifactStore>, cache: Cache, io: Handle) -> Self {
+        NodeArtifacts { store, cache: Arc::new(cache), io }
+    }
+
+    /// The cache, for its counts.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+}
+
+#[async_trait]
+impl Artifacts for NodeArtifacts {
+    async fn open(&self, digest: &Digest) -> Result<Blob, AccessError> {
+        let (store, cache, digest) = (self.store.clone(), self.cache.clone(), *digest);
+        let fetched = self.io.spawn(async move { cache.fetch(&store, &digest).await }).await;
+        fetched.map_err(|error| stopped(&error))?.map_err(|error| access_error(&error))
+    }
+
+    async fn publish(&self, blob: &Blob) -> Result<(), AccessError> {
+        let (store, blob) = (self.store.clone(), blob.clone());
+        let stored = self.io.spawn(async move { store.put(&blob).await }).await;
+        stored.map_err(|error| stopped(&error))?.map_err(|error| access_error(&error))
+    }
+}
+
+fn stopped(error: &JoinError) -> AccessError {
+    AccessError::Unavailable(format!("the transfer was stopped: {error}"))
+}
+
+fn access_error(error: &ArtifactError) -> AccessError {
+    let text = error.to_string();
+    match error {
+        ArtifactError::NotFound { .. } => AccessError::NotFound(text),
+        ArtifactError::Corrupt { .. } => AccessError::Corrupt(text),
+        _ => AccessError::Unavailable(text),
+    }
+}

@@ -1,0 +1,88 @@
+//! Which nodes there are: each writes an entry that lives as long as it is renewed.
+
+use futures_util::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::queue::{Broker, QueueError, names};
+
+/// A node as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Name of its machine.
+    pub host: String,
+    /// `ready` or `draining`.
+    pub state: String,
+    /// Jobs it runs at the same time.
+    pub slots: usize,
+    /// Jobs it runs now.
+    pub running: usize,
+    /// Memory it can promise to jobs.
+    pub memory_bytes: u64,
+    /// Memory it has promised now.
+    pub memory_promised_bytes: u64,
+    /// Queues it works on.
+    pub queues: Vec<String>,
+    /// Version of wasmjob.
+    pub version: String,
+    /// Operating system and processor.
+    pub platform: String,
+    /// Processors.
+    pub cpus: usize,
+    /// Where its metrics and health are, on its own machine.
+    pub http: String,
+    /// When it started.
+    pub started: Option<String>,
+    /// When it last said that it lives.
+    pub seen: Option<String>,
+}
+
+fn unavailable(reason: String) -> QueueError {
+    QueueError::Unavailable { what: "the nodes".into(), reason }
+}
+
+/// The nodes that are alive, by name.
+pub async fn list(broker: &Broker) -> Result<Vec<NodeInfo>, QueueError> {
+    let bucket = broker.jetstream.get_key_value(names::NODES).await.map_err(|error| unavailable(error.to_string()))?;
+    let keys = bucket.keys().await.map_err(|error| unavailable(error.to_string()))?;
+    let keys: Vec<String> = keys.try_collect().await.map_err(|error| unavailable(error.to_string()))?;
+    let mut nodes: Vec<NodeInfo> = futures_util::stream::iter(keys)
+        .map(|key| {
+            let bucket = &bucket;
+            async move { bucket.get(key).await.ok()? }
+        })
+        .buffer_unordered(16)
+        .filter_map(|value| async move { serde_json::from_slice(&value?).ok() })
+        .collect()
+        .await;
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(nodes)
+}
+
+/// The entry of one node.
+pub async fn get(broker: &Broker, name: &str) -> Result<Option<NodeInfo>, QueueError> {
+    let bucket = broker.jetstream.get_key_value(names::NODES).await.map_err(|error| unavailable(error.to_string()))?;
+    let value = bucket.get(name).await.map_err(|error| unavailable(error.to_string()))?;
+    Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+}
+
+/// The most memory that any live node can promise to a job. `None` if there is no node.
+pub async fn largest_memory(broker: &Broker) -> Option<u64> {
+    list(broker).await.ok()?.iter().map(|node| node.memory_bytes).max()
+}
+
+/// Writes a node's own entry.
+pub async fn put(broker: &Broker, node: &NodeInfo) -> Result<(), QueueError> {
+    let bucket = broker.jetstream.get_key_value(names::NODES).await.map_err(|error| unavailable(error.to_string()))?;
+    let value = serde_json::to_vec(node).expect("it has only string keys");
+    bucket.put(&node.name, value.into()).await.map(drop).map_err(|error| unavailable(error.to_string()))
+}
+
+/// Removes a node's own entry.
+pub async fn remove(broker: &Broker, name: &str) -> Result<(), QueueError> {
+    let bucket = broker.jetstream.get_key_value(names::NODES).await.map_err(|error| unavailable(error.to_string()))?;
+    bucket.delete(name).await.map_err(|error| unavailable(error.to_string()))
+}

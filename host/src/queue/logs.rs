@@ -1,0 +1,146 @@
+//! Carries what jobs log: guests write, a task gathers and publishes, anybody reads.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    Client,
+    jetstream::{
+        Context,
+        consumer::{DeliverPolicy, pull::OrderedConfig},
+    },
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use wasmjob_runtime::{LogSink, LogStream};
+
+use super::{Broker, QueueError, direct, names};
+use crate::wire::JobId;
+
+/// Pieces that may wait to be published; beyond them a job's log has gaps, which are counted.
+const WAITING_MAX: usize = 4_096;
+/// How long lines are gathered before they are published together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Bytes of one message of log lines.
+const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// A piece of a job's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Which of the job's streams.
+    pub stream: LogStream,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// What it wrote. Bytes that are no UTF-8 were replaced.
+    pub text: String,
+}
+
+/// The node's end: takes pieces from guests and publishes them in the background.
+#[derive(Clone)]
+pub struct LogWriter {
+    send: mpsc::Sender<(JobId, LogLine)>,
+    dropped: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+/// The log of one attempt.
+struct AttemptLog {
+    writer: LogWriter,
+    job: JobId,
+    attempt: u32,
+}
+
+impl LogWriter {
+    /// Starts the task that publishes. `dropped` hears of bytes that came too fast.
+    pub fn start(client: Client, dropped: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        let (send, receive) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(publish_all(client, receive));
+        LogWriter { send, dropped: Arc::new(dropped) }
+    }
+
+    /// Where an attempt writes to.
+    pub fn of_attempt(&self, job: JobId, attempt: u32) -> Arc<dyn LogSink> {
+        Arc::new(AttemptLog { writer: self.clone(), job, attempt })
+    }
+}
+
+impl LogSink for AttemptLog {
+    fn write(&self, stream: LogStream, bytes: &[u8]) {
+        let line = LogLine { stream, attempt: self.attempt, text: String::from_utf8_lossy(bytes).into_owned() };
+        if self.writer.send.try_send((self.job, line)).is_err() {
+            (self.writer.dropped)(bytes.len() as u64);
+        }
+    }
+}
+
+async fn publish_all(client: Client, mut receive: mpsc::Receiver<(JobId, LogLine)>) {
+    let mut waiting = Vec::new();
+    while receive.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+        // What is written within a moment goes together.
+        tokio::time::sleep(GATHER).await;
+        while waiting.len() < WAITING_MAX
+            && let Ok(next) = receive.try_recv()
+        {
+            waiting.push(next);
+        }
+        for (job, message) in messages(&mut waiting) {
+            if let Err(error) = client.publish(names::log(job), message).await {
+                tracing::debug!(%job, %error, "log lines were not published");
+            }
+        }
+    }
+}
+
+/// Log lines as messages: runs of one job's lines, one JSON object a line.
+fn messages(waiting: &mut Vec<(JobId, LogLine)>) -> Vec<(JobId, Bytes)> {
+    let mut messages: Vec<(JobId, Vec<u8>)> = Vec::new();
+    for (job, line) in waiting.drain(..) {
+        let Ok(mut json) = serde_json::to_vec(&line) else { continue };
+        json.push(b'\n');
+        match messages.iter_mut().rev().find(|(of, _)| *of == job) {
+            Some((_, message)) if message.len() + json.len() <= MESSAGE_BYTES => message.append(&mut json),
+            _ => messages.push((job, json)),
+        }
+    }
+    messages.into_iter().map(|(job, message)| (job, message.into())).collect()
+}
+
+/// Reads a job's log.
+pub struct LogReader;
+
+impl LogReader {
+    /// What there is now, oldest first.
+    pub async fn so_far(broker: &Broker, job: JobId) -> Result<Vec<LogLine>, QueueError> {
+        let mut lines = Vec::new();
+        let mut from = 1;
+        loop {
+            let at = direct::From::Sequence(from);
+            let batch = direct::batch(&broker.client, names::LOGS, &names::log(job), at).await?;
+            let Some(last) = batch.last() else { return Ok(lines) };
+            from = last.sequence + 1;
+            lines.extend(batch.iter().flat_map(|message| parse(&message.payload)));
+        }
+    }
+
+    /// What there is now and what comes, until the caller stops listening.
+    pub async fn follow(
+        jetstream: &Context,
+        job: JobId,
+    ) -> Result<impl futures_util::Stream<Item = Vec<LogLine>> + Unpin + use<>, QueueError> {
+        let unavailable = |reason: String| QueueError::Unavailable { what: format!("the log of job {job}"), reason };
+        let config = OrderedConfig {
+            filter_subject: names::log(job),
+            deliver_policy: DeliverPolicy::All,
+            ..OrderedConfig::default()
+        };
+        let stream = jetstream.get_stream_no_info(names::LOGS).await.map_err(|error| unavailable(error.to_string()))?;
+        let consumer = stream.create_consumer(config).await.map_err(|error| unavailable(error.to_string()))?;
+        let messages = consumer.messages().await.map_err(|error| unavailable(error.to_string()))?;
+        let lines = messages.map(|message| message.map(|message| parse(&message.payload)).unwrap_or_default());
+        Ok(Box::pin(lines))
+    }
+}
+
+fn parse(message: &[u8]) -> Vec<LogLine> {
+    message.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}

@@ -1,0 +1,80 @@
+//! Every name this project has in NATS. Other clients rely on them.
+
+use async_nats::HeaderMap;
+
+use crate::wire::JobId;
+
+/// Stream of all events; one message for each job, on `event(job)`.
+pub const EVENTS: &str = "WJ_EVENTS";
+/// What `WJ_EVENTS` stores.
+pub const EVENTS_ALL: &str = "wj.ev.*";
+/// Where stored events are published again: the only subjects to wait on, because a plain
+/// subscriber to `wj.ev` would also see writes that were refused.
+pub const SEEN: &str = "wj.seen.{{wildcard(1)}}";
+/// Stream of all logs, on `log(job)`.
+pub const LOGS: &str = "WJ_LOGS";
+/// What `WJ_LOGS` stores.
+pub const LOGS_ALL: &str = "wj.log.*";
+/// Bucket of cancels, by job.
+pub const CANCELS: &str = "wj_cancel";
+/// Cancels as plain messages, which only make a cancel faster.
+pub const CANCEL_ALL: &str = "wj.ctl.cancel.*";
+/// Bucket of component names and named outputs, with history.
+pub const NAMES: &str = "wj_names";
+/// Bucket of nodes; an entry lives as long as its node beats.
+pub const NODES: &str = "wj_nodes";
+/// The class of jobs that require no labels.
+pub const CLASS_ANY: &str = "any";
+/// Prefix of the streams that are queues.
+pub const QUEUE_PREFIX: &str = "WJ_Q_";
+
+/// The stream of `queue`.
+pub fn queue_stream(queue: &str) -> String {
+    format!("{QUEUE_PREFIX}{queue}")
+}
+
+/// What the stream of `queue` stores: jobs to run now, and jobs that wait for a time.
+pub fn queue_subjects(queue: &str) -> Vec<String> {
+    vec![format!("wj.q.{queue}.>"), format!("wj.at.{queue}.>")]
+}
+
+/// Where a job of this queue, class and priority is published.
+pub fn lane(queue: &str, class: &str, priority: u8) -> String {
+    format!("wj.q.{queue}.{class}.p{priority}")
+}
+
+/// All lanes of a class.
+pub fn lanes(queue: &str, class: &str) -> String {
+    format!("wj.q.{queue}.{class}.*")
+}
+
+/// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.
+pub fn message_id(job: JobId, attempt: u32) -> String {
+    format!("{job}:{attempt}")
+}
+
+/// The job that a message says it is about, whatever its body says.
+pub fn job_of_message(headers: Option<&HeaderMap>) -> Option<JobId> {
+    let id = headers?.get(async_nats::header::NATS_MESSAGE_ID)?.as_str();
+    id.split(':').next()?.parse().ok()
+}
+
+/// Where the event of a job is stored.
+pub fn event(job: JobId) -> String {
+    format!("wj.ev.{job}")
+}
+
+/// Where a stored event of a job is published again.
+pub fn seen(job: JobId) -> String {
+    format!("wj.seen.{job}")
+}
+
+/// Where the log of a job is stored.
+pub fn log(job: JobId) -> String {
+    format!("wj.log.{job}")
+}
+
+/// Where a cancel of a job is published.
+pub fn cancel(job: JobId) -> String {
+    format!("wj.ctl.cancel.{job}")
+}

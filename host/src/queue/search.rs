@@ -1,0 +1,97 @@
+//! Finds jobs: those with an event by their event, those without in their queue.
+
+use time::Duration;
+
+use super::{
+    Broker, QueueError,
+    direct::{self, From, StoredMessage},
+    names, setup,
+};
+use crate::wire::{JobId, JobSpec, Report, timestamp};
+
+/// How far a submitter's clock may be ahead of the server's.
+const CLOCK_SKEW: Duration = Duration::minutes(10);
+
+/// The spec of a job that is still in a queue.
+pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, QueueError> {
+    let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
+    let mut wanted = |message: &StoredMessage| names::job_of_message(Some(&message.headers)) == Some(job);
+    for queue in all_queues(broker).await? {
+        let first = from.clone().map_or(From::Sequence(1), From::Time);
+        let found = scan(broker, &queue, first, 1, &mut wanted).await?;
+        if let Some(message) = found.first() {
+            return Ok(Some(queued(message, job)));
+        }
+    }
+    Ok(None)
+}
+
+/// Jobs in `queue`, the oldest first: those that wait and those that a node has.
+pub async fn list_queued(broker: &Broker, queue: &str, max: usize) -> Result<Vec<Report>, QueueError> {
+    let found = scan(broker, queue, From::Sequence(1), max, &mut |_| true).await?;
+    let job = |message: &StoredMessage| names::job_of_message(Some(&message.headers));
+    Ok(found.iter().filter_map(|message| Some(queued(message, job(message)?))).collect())
+}
+
+async fn all_queues(broker: &Broker) -> Result<Vec<String>, QueueError> {
+    setup::queues(&broker.jetstream)
+        .await
+        .map_err(|error| QueueError::Unavailable { what: "the queues".into(), reason: error.to_string() })
+}
+
+async fn scan(
+    broker: &Broker,
+    queue: &str,
+    mut from: From,
+    max: usize,
+    wanted: &mut impl FnMut(&StoredMessage) -> bool,
+) -> Result<Vec<StoredMessage>, QueueError> {
+    let (stream, filter) = (names::queue_stream(queue), format!("wj.q.{queue}.>"));
+    let mut found = Vec::new();
+    loop {
+        let batch = direct::batch(&broker.client, &stream, &filter, from).await?;
+        let Some(last) = batch.last() else { return Ok(found) };
+        from = From::Sequence(last.sequence + 1);
+        found.extend(batch.into_iter().filter(&mut *wanted));
+        if found.len() >= max {
+            found.truncate(max);
+            return Ok(found);
+        }
+    }
+}
+
+fn queued(message: &StoredMessage, job: JobId) -> Report {
+    let spec = JobSpec::parse(&message.payload).ok().map(Box::new);
+    Report { spec, ..Report::queued(job) }
+}
+
+/// The jobs whose events changed last, newest first.
+pub async fn list_events(broker: &Broker, max: usize) -> Result<Vec<Report>, QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: "the events".into(), reason };
+    let stream = broker.jetstream.get_stream(names::EVENTS).await.map_err(|error| unavailable(error.to_string()))?;
+    let state = &stream.cached_info().state;
+    let (first, last) = (state.first_sequence, state.last_sequence);
+    // Newer events replace older ones of the same job, so the end of the stream has gaps: look back
+    // further and further until there are enough.
+    let mut back = max as u64;
+    loop {
+        let start = last.saturating_sub(back).max(first);
+        let reports = events_from(broker, start).await?;
+        if reports.len() >= max || start <= first {
+            return Ok(reports.into_iter().rev().take(max).collect());
+        }
+        back = back.saturating_mul(4);
+    }
+}
+
+async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueError> {
+    let mut from = start;
+    let mut reports = Vec::new();
+    loop {
+        let at = From::Sequence(from.max(1));
+        let batch = direct::batch(&broker.client, names::EVENTS, names::EVENTS_ALL, at).await?;
+        let Some(last) = batch.last() else { return Ok(reports) };
+        from = last.sequence + 1;
+        reports.extend(batch.iter().filter_map(|message| Report::parse(&message.payload).ok()));
+    }
+}

@@ -1,0 +1,142 @@
+//! Makes the streams and buckets that the rest relies on.
+//!
+//! Everything looks first and creates only what is missing: a node's credentials may not be allowed
+//! to create streams.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Context,
+    consumer::{AckPolicy, PullConsumer, pull},
+    context::CreateStreamError,
+    kv,
+    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+};
+use futures_util::TryStreamExt;
+
+use super::names;
+
+/// How long a cancel is remembered: longer than a job may wait unseen by the nodes.
+const CANCELS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// A node is gone after this long without a heartbeat.
+pub const NODE_GONE: Duration = Duration::from_secs(120);
+/// How long logs are kept.
+const LOGS_KEPT: Duration = Duration::from_secs(86_400);
+/// Messages of one job's log; a message holds many lines.
+const LOG_MESSAGES_MAX: i64 = 10_000;
+/// Bytes of all logs together.
+const LOGS_BYTES_MAX: i64 = 2 << 30;
+/// Window in which a job that is published twice under one id is stored once.
+const DUPLICATES: Duration = Duration::from_secs(120);
+/// Values that a name had.
+const NAME_HISTORY: i64 = 16;
+/// Messages out at nodes at the same time; slots bound it long before.
+const DELIVERED_MAX: i64 = 100_000;
+
+/// A stream, consumer or bucket that is missing and could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the {kind} {name} is missing in NATS and could not be made: {reason}")]
+pub struct SetupError {
+    kind: &'static str,
+    name: String,
+    reason: String,
+}
+
+/// Makes what all queues share.
+pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
+    let republish = Republish { source: names::EVENTS_ALL.into(), destination: names::SEEN.into(), headers_only: false };
+    let events = Config {
+        name: names::EVENTS.into(),
+        subjects: vec![names::EVENTS_ALL.into()],
+        max_messages_per_subject: 1,
+        allow_direct: true,
+        allow_message_ttl: true,
+        republish: Some(republish),
+        ..kept_on_disk()
+    };
+    ensure_stream(jetstream, events).await?;
+    let logs = Config {
+        name: names::LOGS.into(),
+        subjects: vec![names::LOGS_ALL.into()],
+        max_age: LOGS_KEPT,
+        max_messages_per_subject: LOG_MESSAGES_MAX,
+        max_bytes: LOGS_BYTES_MAX,
+        allow_direct: true,
+        ..kept_on_disk()
+    };
+    ensure_stream(jetstream, logs).await?;
+    for (bucket, history, max_age) in [
+        (names::CANCELS, 1, CANCELS_KEPT),
+        (names::NAMES, NAME_HISTORY, Duration::ZERO),
+        (names::NODES, 1, NODE_GONE),
+    ] {
+        ensure_bucket(jetstream, bucket, history, max_age).await?;
+    }
+    Ok(())
+}
+
+/// Makes a queue and the consumer that nodes share. The lease is that of whoever makes it first.
+pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> Result<PullConsumer, SetupError> {
+    let config = Config {
+        name: names::queue_stream(queue),
+        subjects: names::queue_subjects(queue),
+        retention: RetentionPolicy::WorkQueue,
+        duplicate_window: DUPLICATES,
+        allow_direct: true,
+        ..kept_on_disk()
+    };
+    ensure_stream(jetstream, config).await?;
+    let stream = names::queue_stream(queue);
+    let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/any"), reason };
+    if let Ok(consumer) = jetstream.get_consumer_from_stream(names::CLASS_ANY, &stream).await {
+        return Ok(consumer);
+    }
+    let config = pull::Config {
+        durable_name: Some(names::CLASS_ANY.into()),
+        filter_subject: names::lanes(queue, names::CLASS_ANY),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: lease,
+        max_deliver: -1,
+        max_ack_pending: DELIVERED_MAX,
+        ..pull::Config::default()
+    };
+    jetstream.create_consumer_on_stream(config, &stream).await.map_err(|error| failed(error.to_string()))
+}
+
+/// The queues there are.
+pub async fn queues(jetstream: &Context) -> Result<Vec<String>, SetupError> {
+    let names: Vec<String> = jetstream.stream_names().try_collect().await.map_err(|error| SetupError {
+        kind: "list of",
+        name: "streams".into(),
+        reason: error.to_string(),
+    })?;
+    let mut queues: Vec<String> =
+        names.iter().filter_map(|name| name.strip_prefix(names::QUEUE_PREFIX)).map(str::to_owned).collect();
+    queues.sort();
+    Ok(queues)
+}
+
+fn kept_on_disk() -> Config {
+    Config { storage: StorageType::File, discard: DiscardPolicy::Old, ..Config::default() }
+}
+
+async fn ensure_stream(jetstream: &Context, config: Config) -> Result<(), SetupError> {
+    if jetstream.get_stream(&config.name).await.is_ok() {
+        return Ok(());
+    }
+    let name = config.name.clone();
+    let failed = |error: CreateStreamError| SetupError { kind: "stream", name, reason: error.to_string() };
+    jetstream.create_stream(config).await.map(drop).map_err(failed)
+}
+
+async fn ensure_bucket(jetstream: &Context, bucket: &str, history: i64, max_age: Duration) -> Result<(), SetupError> {
+    if jetstream.get_key_value(bucket).await.is_ok() {
+        return Ok(());
+    }
+    let config = kv::Config { bucket: bucket.into(), history, max_age, ..kv::Config::default() };
+    jetstream.create_key_value(config).await.map(drop).map_err(|error| SetupError {
+        kind: "bucket",
+        name: bucket.into(),
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,70 @@
+//! Job ids: ULIDs in lower case. They sort by the time of submission.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use time::OffsetDateTime;
+use ulid::Ulid;
+
+/// A job's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(Ulid);
+
+/// An id for a job that is submitted now.
+pub fn new_job_id() -> JobId {
+    JobId(Ulid::new())
+}
+
+impl JobId {
+    /// When the job was submitted, by the submitter's clock. `None` for a time out of range.
+    pub fn submitted(self) -> Option<OffsetDateTime> {
+        let nanos = i128::from(self.0.timestamp_ms()) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_string().to_lowercase())
+    }
+}
+
+impl FromStr for JobId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        // Letters that ULIDs leave out are read as their look-alikes: two spellings of one id.
+        let exact = |ulid: &Ulid| ulid.to_string().eq_ignore_ascii_case(text);
+        let parsed = Ulid::from_string(text).ok().filter(exact).filter(|_| lower);
+        parsed.map(JobId).ok_or_else(|| format!("`{text}` is not a job id: 26 digits and lower-case letters (a ULID)"))
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_and_other_spellings_are_refused() {
+        let id = new_job_id();
+        let text = id.to_string();
+        assert_eq!(text.parse::<JobId>(), Ok(id));
+        assert_eq!(text, text.to_lowercase());
+        for wrong in ["", "abc", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "o1arz3ndektsv4rrffq69g5fav", "../../etc/passwd.........."] {
+            assert!(wrong.parse::<JobId>().is_err(), "{wrong}");
+        }
+    }
+}

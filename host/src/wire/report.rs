@@ -1,0 +1,190 @@
+//! The report: a job's state, result and history, as events carry it and `--json` prints it.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use wasmjob_runtime::{Digest, Outcome, Progress, Usage};
+
+use super::{JobId, JobSpec};
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for a node.
+    Queued,
+    /// Waits for a time or for other jobs.
+    Waiting,
+    /// An attempt runs.
+    Running,
+    /// An attempt failed and another will be made.
+    Retrying,
+    /// Ended well.
+    Succeeded,
+    /// Ended wrongly.
+    Failed,
+    /// Given up on after retries or deliveries were used up, or not a job at all.
+    Dead,
+    /// Ended because somebody asked.
+    Cancelled,
+}
+
+impl State {
+    /// Whether nothing more will happen.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, State::Succeeded | State::Failed | State::Dead | State::Cancelled)
+    }
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Waiting => "waiting",
+            State::Running => "running",
+            State::Retrying => "retrying",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Dead => "dead",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A job's state, result and history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The job's id.
+    pub job: JobId,
+    /// Where it is in its life.
+    pub state: State,
+    /// The last attempt, from 1; 0 before the first.
+    pub attempt: u32,
+    /// The node of the last attempt.
+    pub node: Option<String>,
+    /// How the last attempt ended.
+    pub outcome: Option<Outcome>,
+    /// What it put out.
+    pub output: Option<OutputValue>,
+    /// Attempts before the last one.
+    #[serde(default)]
+    pub attempts: Vec<AttemptRecord>,
+    /// How far it says it is.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// What the last attempt used.
+    #[serde(default)]
+    pub usage: Usage,
+    /// When things happened.
+    #[serde(default)]
+    pub times: Times,
+    /// What was asked for, so that an event is enough to run the job again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Box<JobSpec>>,
+}
+
+impl Report {
+    /// A job that waits in its queue.
+    pub fn queued(job: JobId) -> Self {
+        let submitted = job.submitted().and_then(timestamp);
+        Report {
+            job,
+            state: State::Queued,
+            attempt: 0,
+            node: None,
+            outcome: None,
+            output: None,
+            attempts: Vec::new(),
+            progress: None,
+            usage: Usage::default(),
+            times: Times { submitted, ..Times::default() },
+            spec: None,
+        }
+    }
+
+    /// Reads a report from an event.
+    pub fn parse(event: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(event)
+    }
+
+    /// The event to publish.
+    pub fn to_event(&self) -> Bytes {
+        Bytes::from(serde_json::to_vec(self).expect("a report has only string keys"))
+    }
+
+    /// The last attempt as an entry of the history.
+    pub fn as_record(&self, outcome: Outcome) -> AttemptRecord {
+        AttemptRecord {
+            attempt: self.attempt,
+            node: self.node.clone(),
+            outcome,
+            usage: self.usage.clone(),
+            times: self.times.clone(),
+        }
+    }
+}
+
+/// One attempt of the past.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Which, from 1.
+    pub attempt: u32,
+    /// Where it ran.
+    pub node: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it used, as far as is known.
+    pub usage: Usage,
+    /// When.
+    pub times: Times,
+}
+
+/// When things happened: RFC 3339, UTC, to the millisecond.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    /// Submitted, by the submitter's clock.
+    pub submitted: Option<String>,
+    /// Started, by the node's clock.
+    pub started: Option<String>,
+    /// Finished, by the node's clock.
+    pub finished: Option<String>,
+}
+
+/// `time` the way reports have it. `None` for years that RFC 3339 has not.
+pub fn timestamp(time: OffsetDateTime) -> Option<String> {
+    let millis = time.millisecond();
+    time.replace_millisecond(millis).ok()?.format(&Rfc3339).ok()
+}
+
+/// What a job put out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputValue {
+    /// UTF-8.
+    Text(String),
+    /// Anything else, in base64.
+    Base64(String),
+    /// More than fits into a report: the artifact's digest.
+    Artifact(Digest),
+}
+
+impl OutputValue {
+    /// Bytes as text if they are, else in base64.
+    pub fn inline(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => OutputValue::Text(text.to_owned()),
+            Err(_) => OutputValue::Base64(BASE64_STANDARD.encode(bytes)),
+        }
+    }
+
+    /// The bytes, if the report carries them. Wrong base64 is an empty output: it comes from a
+    /// client that wrote the event itself.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            OutputValue::Text(text) => Some(Bytes::from(text.clone())),
+            OutputValue::Base64(text) => Some(BASE64_STANDARD.decode(text).unwrap_or_default().into()),
+            OutputValue::Artifact(_) => None,
+        }
+    }
+}

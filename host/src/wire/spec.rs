@@ -1,0 +1,382 @@
+//! The job spec: what is asked for, as a message that any NATS client can publish.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use wasmjob_runtime::{
+    Digest, Limits,
+    limits::{ARGS_BYTES_MAX, CHOOSABLE},
+};
+
+use super::JobId;
+
+/// The only version of the spec there is.
+const VERSION: u32 = 1;
+/// Bytes of a whole spec. It has to fit into one NATS message with room for the event around it.
+pub const SPEC_BYTES_MAX: usize = 512 * 1024;
+
+/// A job as it is submitted. Unknown fields are an error; what is left out has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Version of the spec.
+    pub v: u32,
+    /// Id of the job.
+    pub id: JobId,
+    /// What runs: a digest, or a name given with `push --name`.
+    pub component: String,
+    /// What it reads.
+    #[serde(default)]
+    pub input: Input,
+    /// Arguments after the program's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// The queue it waits in.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// 0 to 9, 9 first.
+    #[serde(default = "default_priority")]
+    pub priority: u8,
+    /// Limits that differ from the defaults.
+    #[serde(default, skip_serializing_if = "LimitTable::is_empty")]
+    pub limits: LimitTable,
+    /// When to try again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// How long the result is kept once the job has ended.
+    #[serde(default = "default_result_ttl_ms")]
+    pub result_ttl_ms: u64,
+    /// The trace this job belongs to (W3C trace context).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// Fields that are part of the spec's contract and not built yet. They are refused unless they say
+/// what is the case anyway, so that no promise is taken that is not kept.
+const LATER: [&str; 15] = [
+    "secrets", "labels", "grants", "deterministic", "soft_ms", "at", "expires_ms", "dedupe_key", "concurrency",
+    "parent", "array", "reduce", "after", "after_policy", "memo",
+];
+
+/// When a job that failed is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Retries after the first attempt. This version has none, so only 0 is accepted.
+    pub max: u32,
+    /// Kinds of outcome that are retried.
+    pub on: Vec<String>,
+    /// Wait before the first retry.
+    pub backoff_ms: u64,
+    /// What the wait is multiplied with each time.
+    pub factor: f64,
+    /// How the wait is spread.
+    pub jitter: String,
+    /// The longest wait.
+    pub cap_ms: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            max: 0,
+            on: vec!["error".into(), "trap".into()],
+            backoff_ms: 60_000,
+            factor: 2.0,
+            jitter: "full".into(),
+            cap_ms: 3_600_000,
+        }
+    }
+}
+
+/// Limits by name, as far as the job sets them: bytes, fuel or milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LimitTable(pub BTreeMap<String, u64>);
+
+impl LimitTable {
+    /// Whether the job sets none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `defaults` with what the job sets, all of it below `maximum`.
+    pub fn resolve(&self, defaults: &Limits, maximum: &Limits) -> Result<Limits, SpecError> {
+        let mut limits = defaults.clone();
+        for (name, value) in &self.0 {
+            if !limits.set(name, *value) {
+                return Err(SpecError::UnknownLimit { name: name.clone() });
+            }
+        }
+        match limits.first_above(maximum) {
+            Some((info, asked, allowed)) => Err(SpecError::LimitTooHigh { name: info.name, asked, allowed }),
+            None => Ok(limits),
+        }
+    }
+}
+
+/// What a job reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Input {
+    /// A text as it is; any other JSON value as its JSON.
+    Inline(Value),
+    /// Bytes in base64.
+    Base64(String),
+    /// An artifact.
+    Artifact(Digest),
+    /// The output of another job.
+    Job(JobId),
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Input::Inline(Value::String(String::new()))
+    }
+}
+
+impl Input {
+    /// An input of these bytes, as text if they are.
+    pub fn inline(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Input::Inline(Value::String(text.to_owned())),
+            Err(_) => Input::Base64(BASE64_STANDARD.encode(bytes)),
+        }
+    }
+
+    /// The bytes, for inputs that carry them.
+    pub fn bytes(&self) -> Result<Option<Bytes>, SpecError> {
+        Ok(Some(match self {
+            Input::Inline(Value::String(text)) => Bytes::from(text.clone()),
+            Input::Inline(value) => Bytes::from(value.to_string()),
+            Input::Base64(text) => BASE64_STANDARD
+                .decode(text)
+                .map_err(|error| SpecError::Field { field: "input", reason: format!("not base64: {error}") })?
+                .into(),
+            Input::Artifact(_) | Input::Job(_) => return Ok(None),
+        }))
+    }
+}
+
+fn default_queue() -> String {
+    "default".into()
+}
+
+fn default_priority() -> u8 {
+    5
+}
+
+fn default_result_ttl_ms() -> u64 {
+    86_400_000
+}
+
+/// What is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Not JSON, or not of this shape.
+    #[error("not a job spec: {reason}")]
+    Malformed {
+        /// What the parser says.
+        reason: String,
+    },
+    /// A field has a value that makes no sense.
+    #[error("`{field}` of the job spec: {reason}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A field that this version cannot honour.
+    #[error("`{field}` of the job spec is not available in this version")]
+    NotYet {
+        /// The field.
+        field: &'static str,
+    },
+    /// A limit that does not exist.
+    #[error("there is no limit `{name}`; the limits are {}", CHOOSABLE.each_ref().map(|info| info.name).join(", "))]
+    UnknownLimit {
+        /// As it was given.
+        name: String,
+    },
+    /// A limit above what the operator allows.
+    #[error("the limit {name}={asked} is above the {allowed} that is allowed here")]
+    LimitTooHigh {
+        /// Which.
+        name: &'static str,
+        /// What the job wants.
+        asked: u64,
+        /// What the operator allows.
+        allowed: u64,
+    },
+}
+
+impl JobSpec {
+    /// A job of this component with nothing but defaults.
+    pub fn new(id: JobId, component: impl Into<String>) -> Self {
+        JobSpec {
+            v: VERSION,
+            id,
+            component: component.into(),
+            input: Input::default(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            queue: default_queue(),
+            priority: default_priority(),
+            limits: LimitTable::default(),
+            retry: Retry::default(),
+            result_ttl_ms: default_result_ttl_ms(),
+            traceparent: None,
+        }
+    }
+
+    /// Reads a spec from a message and checks everything that can be checked without asking anybody.
+    pub fn parse(message: &[u8]) -> Result<Self, SpecError> {
+        if message.len() > SPEC_BYTES_MAX {
+            let reason = format!("it has {} bytes, more than {SPEC_BYTES_MAX}", message.len());
+            return Err(SpecError::Malformed { reason });
+        }
+        let malformed = |error: serde_json::Error| SpecError::Malformed { reason: error.to_string() };
+        let mut fields: Map<String, Value> = serde_json::from_slice(message).map_err(malformed)?;
+        for field in LATER {
+            if fields.remove(field).is_some_and(|value| asks_for_something(&value)) {
+                return Err(SpecError::NotYet { field });
+            }
+        }
+        let spec: JobSpec = serde_json::from_value(Value::Object(fields)).map_err(malformed)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Checks the values of the fields.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let wrong = |field, reason: String| Err(SpecError::Field { field, reason });
+        if self.v != VERSION {
+            return wrong("v", format!("this version reads {VERSION}, not {}", self.v));
+        }
+        if !is_queue_name(&self.queue) {
+            return wrong("queue", format!("`{}` is no queue name: 1 to 32 of a-z, 0-9 and -", self.queue));
+        }
+        if self.result_ttl_ms < RESULT_TTL_MS_MIN {
+            return wrong("result_ttl_ms", format!("at least {RESULT_TTL_MS_MIN}, so that a late look still finds it"));
+        }
+        let args: usize = self.args.iter().map(String::len).sum();
+        let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if args + env > ARGS_BYTES_MAX {
+            return wrong("args", format!("{} bytes with `env`, more than {ARGS_BYTES_MAX}", args + env));
+        }
+        if self.args.iter().any(|arg| arg.contains('\0')) {
+            return wrong("args", "an argument cannot contain a zero byte".into());
+        }
+        if let Some((name, _)) = self.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+            return wrong("env", format!("`{name}` cannot be an environment variable"));
+        }
+        self.input.bytes()?;
+        self.check_available()
+    }
+
+    /// Refuses what the contract has and this version has not.
+    fn check_available(&self) -> Result<(), SpecError> {
+        let unavailable = [
+            ("priority", self.priority != default_priority()),
+            ("retry.max", self.retry.max != 0),
+            ("input.job", matches!(self.input, Input::Job(_))),
+        ];
+        match unavailable.iter().find(|(_, asked)| *asked) {
+            Some((field, _)) => Err(SpecError::NotYet { field }),
+            None => Ok(()),
+        }
+    }
+
+    /// The message to publish.
+    pub fn to_message(&self) -> Bytes {
+        Bytes::from(serde_json::to_vec(self).expect("a spec has only string keys"))
+    }
+}
+
+/// A result must outlive the longest time in which the queue may deliver its job once more.
+const RESULT_TTL_MS_MIN: u64 = 60_000;
+
+/// Whether `name` can be a queue's name.
+pub fn is_queue_name(name: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=32).contains(&name.len()) && name.bytes().all(valid)
+}
+
+fn asks_for_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01arz3ndektsv4rrffq69g5fav";
+
+    fn parse(rest: &str) -> Result<JobSpec, SpecError> {
+        JobSpec::parse(format!(r#"{{"v":1,"id":"{ID}","component":"hello"{rest}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn a_spec_gets_defaults_and_reads_back_from_its_own_message() {
+        let spec = parse("").unwrap();
+        assert_eq!((spec.queue.as_str(), spec.priority, spec.result_ttl_ms), ("default", 5, 86_400_000));
+        assert_eq!(JobSpec::parse(&spec.to_message()), Ok(spec));
+        let full = parse(r#","input":{"base64":"AP8="},"args":["a"],"env":{"K":"V"},"limits":{"fuel":7},"labels":{}"#).unwrap();
+        assert_eq!(full.input.bytes().unwrap().unwrap(), &[0, 255][..]);
+        assert_eq!(JobSpec::parse(&full.to_message()), Ok(full));
+    }
+
+    #[test]
+    fn inputs_that_are_no_text_arrive_as_their_json() {
+        let spec = parse(r#","input":{"inline":{"n":[1,2]}}"#).unwrap();
+        assert_eq!(spec.input.bytes().unwrap().unwrap(), r#"{"n":[1,2]}"#);
+        assert_eq!(Input::inline(b"abc").bytes().unwrap().unwrap(), "abc");
+        assert_eq!(Input::inline(&[255]).bytes().unwrap().unwrap(), &[255][..]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_spec_is_named() {
+        for (rest, named) in [
+            (r#","colour":1"#, "colour"),
+            (r#","queue":"Default""#, "queue"),
+            (r#","env":{"A=B":"1"}"#, "A=B"),
+            (r#","input":{"base64":"!"}"#, "base64"),
+            (r#","input":{"file":"x"}"#, "file"),
+            (r#","result_ttl_ms":1"#, "result_ttl_ms"),
+            (r#","limits":{"fuel":-1}"#, "-1"),
+            (r#","retry":{"max":3}"#, "retry.max"),
+            (r#","priority":9"#, "priority"),
+            (r#","labels":{"gpu":"yes"}"#, "labels"),
+            (r#","after":["x"]"#, "after"),
+        ] {
+            let error = parse(rest).unwrap_err().to_string();
+            assert!(error.contains(named), "{rest}: {error}");
+        }
+        assert!(JobSpec::parse(b"{").is_err() && JobSpec::parse(b"[]").is_err());
+        assert!(JobSpec::parse(br#"{"v":2,"id":"01arz3ndektsv4rrffq69g5fav","component":"x"}"#).is_err());
+        assert!(JobSpec::parse(&vec![b' '; SPEC_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn limits_are_resolved_against_defaults_and_maximum() {
+        let (defaults, maximum) = (Limits::default(), Limits::maximum_default());
+        let table = |name: &str, value| LimitTable([(name.to_owned(), value)].into());
+        assert_eq!(table("fuel", 7).resolve(&defaults, &maximum).unwrap(), Limits { fuel: 7, ..defaults.clone() });
+        let unknown = table("disk", 7).resolve(&defaults, &maximum).unwrap_err().to_string();
+        assert!(unknown.contains("disk") && unknown.contains("fuel, memory, wall"), "{unknown}");
+        let high = table("memory", u64::MAX).resolve(&defaults, &maximum).unwrap_err().to_string();
+        assert!(high.contains(&u64::MAX.to_string()) && high.contains("4294967296"), "{high}");
+    }
+}

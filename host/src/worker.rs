@@ -1,0 +1,503 @@
+//! Pull, run, store, acknowledge: what a slot does with the jobs of its queue. I/O only; what should
+//! happen is decided in `lifecycle`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use wasmjob_runtime::{
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limit, Limits, Outcome, OutcomeKind, Prepared,
+    Sandbox, Signals, millis,
+};
+
+use crate::{
+    cancels::Cancels,
+    lifecycle::{self, Decision, Refused},
+    metrics::Metrics,
+    node_artifacts::NodeArtifacts,
+    nodes,
+    queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
+    wire::{Input, JobId, JobSpec, OutputValue, Report, new_job_id, timestamp},
+};
+
+/// An attempt that runs longer is announced with an event of its own; shorter ones only with their
+/// result, so that a small job costs one message.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
+/// How often progress is stored while it changes.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// A guest that was cancelled and has not ended after this long is in the middle of one long
+/// instruction: its end is reported without it.
+const CANCEL_PATIENCE: Duration = Duration::from_millis(60);
+/// Outputs of more bytes become artifacts.
+pub const INLINE_BYTES_MAX: u64 = 64 * 1024;
+/// First and longest wait before the server is asked again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a job that is too large for this node is left to others.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(2);
+/// Unit in which memory is promised to jobs.
+pub const MIB: u64 = 1 << 20;
+
+/// What all slots of a node share.
+pub struct Worker {
+    /// The cluster.
+    pub broker: Broker,
+    /// Runs the attempts.
+    pub sandbox: Sandbox,
+    /// Components, inputs and outputs.
+    pub artifacts: Arc<NodeArtifacts>,
+    /// Logs of jobs.
+    pub logs: LogWriter,
+    /// Cancels of jobs.
+    pub cancels: Cancels,
+    /// Memory that is not promised, in MiB.
+    pub memory: Arc<Semaphore>,
+    /// All memory that jobs may be promised, in bytes.
+    pub memory_bytes: u64,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The node's name.
+    pub node: String,
+    /// Limits of jobs that set none.
+    pub defaults: Limits,
+    /// The highest limits jobs may set.
+    pub maximum: Limits,
+    /// Pull no more.
+    pub draining: CancellationToken,
+    /// Hand back what still runs.
+    pub stopping: CancellationToken,
+}
+
+/// A job that this node has, until it is acknowledged or handed back.
+struct Held<'a> {
+    delivery: &'a Delivery,
+    queue: &'a str,
+    /// Place of the job's event in the stream; 0 if there is none.
+    sequence: u64,
+}
+
+/// How an attempt ended for this node.
+enum End {
+    /// With a report to store.
+    Reported(Box<AttemptReport>),
+    /// Somebody else has ended the job.
+    Overtaken,
+    /// The node stops; another one shall have the job.
+    HandedBack,
+}
+
+impl Worker {
+    /// Works on jobs of `queue`, one at a time, until the node drains.
+    pub async fn work(self: Arc<Self>, queue: String, lease: Duration) {
+        while !self.draining.is_cancelled() {
+            let worked = self.work_until_error(&queue, lease).await;
+            if let Err(error) = worked {
+                tracing::warn!(%error, queue, "a slot lost its queue; trying again");
+                self.pause(BACKOFF.1).await;
+            }
+        }
+    }
+
+    async fn work_until_error(&self, queue: &str, lease: Duration) -> Result<(), QueueError> {
+        let mut puller = Puller::new(&self.broker.jetstream, queue).await?;
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => break,
+                delivery = puller.next() => delivery?,
+            };
+            self.metrics.slots_used.inc();
+            self.attend(queue, &delivery, lease).await;
+            self.metrics.slots_used.dec();
+        }
+        puller.close().await;
+        Ok(())
+    }
+
+    /// Sees a delivery through to its acknowledgement, renewing the lease meanwhile.
+    async fn attend(&self, queue: &str, delivery: &Delivery, lease: Duration) {
+        if delivery.delivered > 1 {
+            self.metrics.redeliveries.inc();
+        }
+        let renew = async {
+            loop {
+                sleep(lease / 3).await;
+                delivery.renew().await;
+                self.metrics.lease_renewals.inc();
+            }
+        };
+        tokio::select! {
+            () = self.handle(Held { delivery, queue, sequence: 0 }) => {}
+            () = renew => {}
+        }
+    }
+
+    async fn handle(&self, mut held: Held<'_>) {
+        let spec = match JobSpec::parse(held.delivery.payload()) {
+            Ok(spec) if spec.queue == held.queue => spec,
+            Ok(spec) => return self.bury(held, format!("its queue is `{}`", spec.queue)).await,
+            Err(error) => return self.bury(held, error.to_string()).await,
+        };
+        let job = spec.id;
+        let stored = match held.delivery.delivered > 1 {
+            true => self.event(job).await,
+            false => None,
+        };
+        held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
+        let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
+        let redelivered = held.delivery.delivered > 1;
+        let cancelled = self.cancels.is_asked(job);
+        match lifecycle::on_delivery(fresh, stored.map(|stored| stored.report), redelivered, cancelled, &self.node) {
+            Decision::Drop => held.delivery.done().await,
+            Decision::Finish(report) => self.conclude(held, *report).await,
+            Decision::Run { report, announce } => {
+                let span = tracing::info_span!("attempt", %job, attempt = report.attempt, traceparent = spec.traceparent);
+                self.run(held, spec, *report, announce).instrument(span).await;
+            }
+        }
+    }
+
+    /// Makes an attempt and stores how it ended.
+    async fn run(&self, mut held: Held<'_>, spec: JobSpec, mut report: Report, announce: bool) {
+        let limits = match spec.limits.resolve(&self.defaults, &self.maximum) {
+            Ok(limits) => limits,
+            Err(error) => return self.end_unstarted(held, report, Outcome::invalid(error.to_string())).await,
+        };
+        if limits.memory > self.memory_bytes {
+            return self.leave_to_larger_nodes(held, report, limits.memory).await;
+        }
+        let signals = Arc::new(Signals::default());
+        let _registration = self.cancels.register(spec.id, signals.clone());
+        let Some(promised) = self.promise_memory(limits.memory, &signals).await else {
+            return match signals.is_cancelled() {
+                true => self.end_unstarted(held, report, Outcome::cancelled()).await,
+                false => self.hand_back(held, None).await,
+            };
+        };
+        let waited = OffsetDateTime::now_utc() - held.delivery.published;
+        let waited = Duration::try_from(waited).unwrap_or_default();
+        self.metrics.attempt_started(held.queue, Some(waited));
+        report.times.started = timestamp(OffsetDateTime::now_utc());
+        if announce && !self.announce(&mut held, &report).await {
+            return held.delivery.done().await;
+        }
+        let started = Instant::now();
+        let (release, freed) = oneshot::channel::<()>();
+        let work = self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release));
+        let end = self.watch(&mut held, &mut report, &signals, announce, work).await;
+        self.finish(held, report, end, waited, started).await;
+        // The slot is free when its thread is, which can be later.
+        let _ = freed.await;
+        self.metrics.memory_promised_bytes.set(self.promised());
+    }
+
+    async fn finish(&self, held: Held<'_>, mut report: Report, end: End, waited: Duration, started: Instant) {
+        let queue = held.queue.to_owned();
+        match end {
+            End::Reported(ended) => {
+                self.metrics.attempt_ended(&queue, outcome_name(ended.outcome.kind), started.elapsed());
+                let (ended, output) = self.keep_output(*ended).await;
+                report.usage.queue_ms = millis(waited);
+                report.usage.compile_ms = ended.usage.compile_ms;
+                self.conclude(held, lifecycle::on_attempt_end(report, ended, output)).await;
+            }
+            End::Overtaken => {
+                self.metrics.attempt_ended(&queue, "overtaken", started.elapsed());
+                held.delivery.done().await;
+            }
+            End::HandedBack => {
+                self.metrics.attempt_ended(&queue, "handed_back", started.elapsed());
+                self.hand_back(held, None).await;
+            }
+        }
+    }
+
+    /// Waits for the end of an attempt; meanwhile announces it, passes on progress and listens for a
+    /// cancel.
+    async fn watch(
+        &self,
+        held: &mut Held<'_>,
+        report: &mut Report,
+        signals: &Arc<Signals>,
+        mut announced: bool,
+        work: impl Future<Output = AttemptReport>,
+    ) -> End {
+        tokio::pin!(work);
+        let cancelled = async {
+            signals.cancelled().await;
+            sleep(CANCEL_PATIENCE).await;
+        };
+        tokio::pin!(cancelled);
+        let mut tick = interval(ANNOUNCE_AFTER);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut work => return End::Reported(Box::new(ended)),
+                () = &mut cancelled => return End::Reported(Box::new(AttemptReport::unstarted(Outcome::cancelled()))),
+                () = self.stopping.cancelled() => {
+                    signals.cancel();
+                    return End::HandedBack;
+                }
+                _ = tick.tick() => {
+                    let progress = signals.progress();
+                    if announced && progress == report.progress {
+                        continue;
+                    }
+                    report.progress = progress;
+                    if !self.announce(held, report).await {
+                        signals.cancel();
+                        return End::Overtaken;
+                    }
+                    announced = true;
+                    tick.reset_after(PROGRESS_EVERY);
+                }
+            }
+        }
+    }
+
+    /// Stores that the attempt runs. Says no if the job has ended meanwhile; an announcement that
+    /// cannot be stored now is no reason to stop.
+    async fn announce(&self, held: &mut Held<'_>, report: &Report) -> bool {
+        match self.broker.store(report, held.sequence).await {
+            Ok(sequence) => held.sequence = sequence,
+            Err(QueueError::Refused { .. }) => {
+                let stored = self.event(report.job).await;
+                if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
+                    return false;
+                }
+                held.sequence = stored.map_or(0, |stored| stored.sequence);
+            }
+            Err(error) => tracing::warn!(%error, "the attempt could not be announced"),
+        }
+        true
+    }
+
+    /// One attempt from the spec to the sandbox's report.
+    async fn attempt(
+        &self,
+        spec: &JobSpec,
+        number: u32,
+        limits: Limits,
+        signals: Arc<Signals>,
+        release: (OwnedSemaphorePermit, oneshot::Sender<()>),
+    ) -> AttemptReport {
+        let prepared = tokio::select! {
+            prepared = self.prepare(spec) => prepared,
+            () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
+        };
+        let (component, input, compiled) = match prepared {
+            Ok(prepared) => prepared,
+            Err(outcome) => return AttemptReport::unstarted(*outcome),
+        };
+        let attempt = Attempt {
+            component,
+            job: spec.id.to_string(),
+            number,
+            input,
+            args: spec.args.clone(),
+            env: spec.env.clone().into_iter().collect(),
+            limits,
+            artifacts: self.artifacts.clone(),
+            log: self.logs.of_attempt(spec.id, number),
+            signals,
+        };
+        let mut report = self.sandbox.start(attempt, release).report().await;
+        report.usage.compile_ms = millis(compiled);
+        report
+    }
+
+    /// The component and the input, ready to use.
+    async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
+        let digest = self.resolve(&spec.component).await?;
+        let (component, compiled) = self.sandbox.prepare(digest, self.fetch("component", digest)).await?;
+        let input = match &spec.input {
+            Input::Artifact(digest) => self.fetch("input", *digest).await?,
+            carried => {
+                let bytes = carried.bytes().map_err(|error| Box::new(Outcome::invalid(error.to_string())))?;
+                Blob::from_bytes(bytes.unwrap_or_default())
+            }
+        };
+        Ok((component, input, compiled))
+    }
+
+    /// The digest of a component that is named by digest or by name.
+    async fn resolve(&self, component: &str) -> Result<Digest, Box<Outcome>> {
+        if let Ok(digest) = component.parse() {
+            return Ok(digest);
+        }
+        match crate::names::resolve(&self.broker, component).await {
+            Ok(Some(digest)) => Ok(digest),
+            Ok(None) => Err(Box::new(Outcome::invalid(format!("nothing was pushed under the name `{component}`")))),
+            Err(error) => Err(Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true))),
+        }
+    }
+
+    async fn fetch(&self, what: &str, digest: Digest) -> Result<Blob, Box<Outcome>> {
+        self.artifacts.open(&digest).await.map_err(|error| {
+            Box::new(match error {
+                AccessError::NotFound(text) | AccessError::Corrupt(text) => {
+                    Outcome::invalid(format!("the {what} cannot be had: {text}"))
+                }
+                AccessError::Unavailable(text) => {
+                    Outcome::ended(OutcomeKind::Error, format!("the {what} cannot be had: {text}"), true)
+                }
+            })
+        })
+    }
+
+    /// The output as a report carries it. Large ones are stored first; if that fails, the attempt
+    /// has failed.
+    async fn keep_output(&self, mut ended: AttemptReport) -> (AttemptReport, Option<OutputValue>) {
+        let Some(blob) = ended.output.take() else { return (ended, None) };
+        match self.output_value(&blob).await {
+            Ok(output) => (ended, Some(output)),
+            Err(reason) => {
+                let message = format!("the output of {} bytes could not be stored: {reason}", blob.size());
+                ended.outcome = Outcome::ended(OutcomeKind::Error, message, true);
+                (ended, None)
+            }
+        }
+    }
+
+    async fn output_value(&self, blob: &Blob) -> Result<OutputValue, String> {
+        if blob.size() <= INLINE_BYTES_MAX {
+            let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(|error| error.to_string())?;
+            return Ok(OutputValue::inline(&bytes));
+        }
+        self.artifacts.publish(blob).await.map_err(|error| error.to_string())?;
+        Ok(OutputValue::Artifact(blob.digest()))
+    }
+
+    /// Stores a job's last report, then acknowledges its message. The first who stores one wins.
+    async fn conclude(&self, mut held: Held<'_>, mut report: Report) {
+        report.times.finished = timestamp(OffsetDateTime::now_utc());
+        let mut wait = BACKOFF.0;
+        loop {
+            match self.broker.store(&report, held.sequence).await {
+                Ok(_) => {
+                    self.metrics.job_finished(held.queue, report.state.name());
+                    tracing::info!(job = %report.job, state = report.state.name(), attempt = report.attempt, "job ended");
+                    break;
+                }
+                Err(QueueError::Refused { .. }) => {
+                    let stored = self.event(report.job).await;
+                    if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
+                        break;
+                    }
+                    held.sequence = stored.map_or(0, |stored| stored.sequence);
+                }
+                Err(QueueError::TooLarge { .. }) if report.spec.is_some() => report.spec = None,
+                Err(error) if self.stopping.is_cancelled() => {
+                    tracing::error!(job = %report.job, %error, "the result could not be stored; another node will make it again");
+                    return self.hand_back(held, None).await;
+                }
+                Err(error) => {
+                    tracing::warn!(job = %report.job, %error, "the result could not be stored; trying again");
+                    self.pause(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+        held.delivery.done().await;
+    }
+
+    async fn end_unstarted(&self, held: Held<'_>, report: Report, outcome: Outcome) {
+        let ended = AttemptReport::unstarted(outcome);
+        self.conclude(held, lifecycle::on_attempt_end(report, ended, None)).await;
+    }
+
+    /// Stores why a message is no job, under the id its headers name or a new one.
+    async fn bury(&self, held: Held<'_>, reason: String) {
+        let named = names::job_of_message(held.delivery.headers());
+        let taken = match named {
+            Some(job) => self.event(job).await.is_some(),
+            None => true,
+        };
+        let job = named.filter(|_| !taken).unwrap_or_else(new_job_id);
+        self.metrics.dead_lettered(held.queue);
+        tracing::warn!(%job, queue = held.queue, reason, "a message is not a job; it is kept as dead");
+        self.conclude(held, lifecycle::dead_letter(Report::queued(job), reason)).await;
+    }
+
+    /// Hands on a job that wants more memory than this node has, or ends it if no node has so much.
+    async fn leave_to_larger_nodes(&self, held: Held<'_>, report: Report, wanted: u64) {
+        let largest = nodes::largest_memory(&self.broker).await.unwrap_or(self.memory_bytes);
+        if largest >= wanted {
+            return self.hand_back(held, Some(LEFT_TO_OTHERS)).await;
+        }
+        let message = format!("wants {wanted} bytes of memory and the largest node has {largest}");
+        let outcome = Outcome { retryable: false, ..Outcome::limited(Limit::Memory, message) };
+        self.end_unstarted(held, report, outcome).await;
+    }
+
+    async fn hand_back(&self, held: Held<'_>, after: Option<Duration>) {
+        self.metrics.handed_back.inc();
+        held.delivery.hand_back(after).await;
+    }
+
+    /// Waits until this much memory is not promised to others. First come, first served, so a large
+    /// job is not passed over for ever. `None` if the job was cancelled or the node drains.
+    async fn promise_memory(&self, bytes: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
+        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
+        let permit = tokio::select! {
+            permit = self.memory.clone().acquire_many_owned(mib) => permit.ok(),
+            () = signals.cancelled() => None,
+            () = self.draining.cancelled() => None,
+        };
+        self.metrics.memory_promised_bytes.set(self.promised());
+        permit
+    }
+
+    /// Memory that is promised to jobs now.
+    pub fn memory_promised_bytes(&self) -> u64 {
+        let free = self.memory.available_permits() as u64 * MIB;
+        self.memory_bytes.saturating_sub(free)
+    }
+
+    fn promised(&self) -> i64 {
+        i64::try_from(self.memory_promised_bytes()).unwrap_or(i64::MAX)
+    }
+
+    /// The event of a job, however long it takes to get an answer.
+    async fn event(&self, job: JobId) -> Option<Stored> {
+        let mut wait = BACKOFF.0;
+        loop {
+            match self.broker.event(job).await {
+                Ok(stored) => return stored,
+                Err(error) => {
+                    tracing::warn!(%job, %error, "the job's event could not be read; trying again");
+                    self.pause(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+}
+
+fn outcome_name(kind: OutcomeKind) -> &'static str {
+    match kind {
+        OutcomeKind::Ok => "ok",
+        OutcomeKind::Error => "error",
+        OutcomeKind::Trap => "trap",
+        OutcomeKind::Limit => "limit",
+        OutcomeKind::Invalid => "invalid",
+        OutcomeKind::Cancelled => "cancelled",
+        OutcomeKind::Lost => "lost",
+    }
+}

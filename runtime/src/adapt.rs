@@ -1,0 +1,132 @@
+//! Turns a plain `wasm32-wasip1` command module into a component.
+//!
+//! The adapter that stands between the two WASI versions knows only success and failure, so
+//! `proc_exit` is linked past it to `wasi:cli/exit`'s `exit-with-code`, which takes the same
+//! argument: the exit code arrives as the program gave it.
+
+use wasi_preview1_component_adapter_provider as provider;
+use wasm_encoder::{
+    ImportSection, Module,
+    reencode::{self, Reencode, RoundtripReencoder},
+};
+use wasmparser::{Parser, Payload, Validator, WasmFeatures};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+const WASI_P1: &str = provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+const EXIT: &str = "wasi:cli/exit@0.2.12";
+/// The one interface that a rewritten module imports directly.
+const EXIT_WIT: &str = "
+package wasmjob:adapted;
+world command { import wasi:cli/exit@0.2.12; }
+package wasi:cli@0.2.12 { interface exit { exit-with-code: func(status-code: u8); } }
+";
+
+/// Wraps `module` in a component that behaves the same.
+/// Errors: a sentence that says what about the module stands in the way.
+pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
+    let features = WasmFeatures::default();
+    Validator::new_with_features(features).validate_all(module).map_err(|error| format!("not valid: {error}"))?;
+    let shape = Shape::of(module).map_err(|error| format!("not valid: {error}"))?;
+    shape.check()?;
+    let module = if shape.exits { link_exit(module)? } else { module.to_vec() };
+    let adapter = match shape.starts {
+        true => provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+        false => provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    };
+    ComponentEncoder::default()
+        .module(&module)
+        .and_then(|encoder| encoder.adapter(WASI_P1, adapter))
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| format!("cannot be made a component: {error:#}"))
+}
+
+/// What matters of a module for adapting it.
+#[derive(Default)]
+struct Shape {
+    /// Imports from elsewhere than WASI, `module.name`.
+    foreign: Vec<String>,
+    /// Imports `proc_exit`.
+    exits: bool,
+    /// Exports `_start`.
+    starts: bool,
+    /// Says itself which component interfaces it has.
+    typed: bool,
+}
+
+impl Shape {
+    fn of(module: &[u8]) -> Result<Self, wasmparser::BinaryReaderError> {
+        let mut shape = Shape::default();
+        for payload in Parser::new(0).parse_all(module) {
+            match payload? {
+                Payload::ImportSection(imports) => {
+                    for import in imports.into_imports() {
+                        let import = import?;
+                        shape.exits |= import.module == WASI_P1 && import.name == "proc_exit";
+                        if import.module != WASI_P1 {
+                            shape.foreign.push(format!("{}.{}", import.module, import.name));
+                        }
+                    }
+                }
+                Payload::ExportSection(exports) => {
+                    for export in exports {
+                        shape.starts |= export?.name == "_start";
+                    }
+                }
+                Payload::CustomSection(section) => shape.typed |= section.name().starts_with("component-type"),
+                _ => {}
+            }
+        }
+        Ok(shape)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.foreign.first() {
+            _ if self.typed => Ok(()),
+            Some(import) => Err(format!(
+                "a core module that imports `{import}`, which nothing provides: a plain module can import \
+                 `{WASI_P1}` only; anything else needs a component"
+            )),
+            None if !self.starts => Err("a core module that is no command: it exports no `_start`; build it as a \
+                 program (a `main`) for wasm32-wasip1 or wasm32-wasip2"
+                .into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Renames the import `proc_exit` and says in the module which interface it now belongs to.
+fn link_exit(module: &[u8]) -> Result<Vec<u8>, String> {
+    let cannot = |error: &dyn std::fmt::Display| format!("cannot be rewritten: {error}");
+    let mut rewritten = Module::new();
+    LinkExit.parse_core_module(&mut rewritten, Parser::new(0), module).map_err(|error| cannot(&error))?;
+    let mut bytes = rewritten.finish();
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("exit.wit", EXIT_WIT).map_err(|error| cannot(&error))?;
+    let world = resolve.select_world(&[package], Some("command")).map_err(|error| cannot(&error))?;
+    embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).map_err(|error| cannot(&error))?;
+    Ok(bytes)
+}
+
+struct LinkExit;
+
+impl Reencode for LinkExit {
+    type Error = std::convert::Infallible;
+
+    fn parse_import_section(
+        &mut self,
+        imports: &mut ImportSection,
+        section: wasmparser::ImportSectionReader<'_>,
+    ) -> Result<(), reencode::Error<Self::Error>> {
+        for import in section.into_imports() {
+            let import = import?;
+            let entity = RoundtripReencoder.entity_type(import.ty)?;
+            if import.module == WASI_P1 && import.name == "proc_exit" {
+                imports.import(EXIT, "exit-with-code", entity);
+            } else {
+                imports.import(import.module, import.name, entity);
+            }
+        }
+        Ok(())
+    }
+}

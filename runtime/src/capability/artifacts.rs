@@ -1,0 +1,139 @@
+//! `wasmjob:job/types` and `wasmjob:job/artifacts`: reading and writing content-addressed bytes.
+
+use std::{sync::Arc, time::Instant};
+
+use wasmtime::component::Resource;
+
+use super::bindings::wasmjob::job::{artifacts, types};
+use crate::{
+    artifacts::{AccessError, Artifacts},
+    blob::{BlobError, BlobWriter, Digest},
+    limits,
+    stdio::BlobReader,
+    store::State,
+};
+
+use types::Error;
+
+/// Most bytes of one `blob.read`.
+const READ_BYTES_MAX: u32 = 1 << 20;
+
+/// An artifact that a guest is writing.
+pub struct ArtifactWriter(BlobWriter);
+
+impl From<AccessError> for Error {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::NotFound(text) => Error::NotFound(text),
+            AccessError::Corrupt(text) => Error::Corrupt(text),
+            AccessError::Unavailable(text) => Error::Unavailable(text),
+        }
+    }
+}
+
+impl From<BlobError> for Error {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Corrupt { .. } => Error::Corrupt(error.to_string()),
+            _ => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl types::Host for State {}
+
+impl types::HostBlob for State {
+    async fn digest(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&blob)?.blob().digest().to_string())
+    }
+
+    async fn size(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&blob)?.blob().size())
+    }
+
+    async fn read(
+        &mut self,
+        blob: Resource<BlobReader>,
+        offset: u64,
+        len: u32,
+    ) -> wasmtime::Result<Result<Vec<u8>, Error>> {
+        let started = Instant::now();
+        let read = self.table.get_mut(&blob)?.read(offset, len.min(READ_BYTES_MAX) as usize);
+        self.host_time += started.elapsed();
+        Ok(read.map(Vec::from).map_err(Error::from))
+    }
+
+    async fn drop(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<()> {
+        self.table.delete(blob)?;
+        Ok(())
+    }
+}
+
+impl artifacts::Host for State {
+    async fn open(&mut self, digest: String) -> wasmtime::Result<Result<Resource<BlobReader>, Error>> {
+        let Ok(digest) = digest.parse::<Digest>() else {
+            let shown = &digest[..crate::stdio::floor_char_boundary(&digest, 80)];
+            return Ok(Err(Error::Invalid(format!("`{shown}` is not a digest: blake3: and 64 hexadecimal digits"))));
+        };
+        let started = Instant::now();
+        let opened = self.artifacts.clone().open(&digest).await;
+        self.host_time += started.elapsed();
+        Ok(match opened {
+            Ok(blob) => Ok(self.table.push(BlobReader::new(blob))?),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    async fn create(&mut self) -> wasmtime::Result<Result<Resource<ArtifactWriter>, Error>> {
+        if self.writers >= limits::WRITERS_MAX {
+            let max = limits::WRITERS_MAX;
+            return Ok(Err(Error::Limit(format!("no more than {max} artifacts can be written at the same time"))));
+        }
+        let writer = self.table.push(ArtifactWriter(self.writer()))?;
+        self.writers += 1;
+        Ok(Ok(writer))
+    }
+}
+
+impl artifacts::HostWriter for State {
+    async fn write(&mut self, writer: Resource<ArtifactWriter>, bytes: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
+        let Some(left) = self.artifact_bytes_left.checked_sub(bytes.len() as u64) else {
+            return Ok(Err(Error::Limit("these bytes are over the job's output limit".into())));
+        };
+        let started = Instant::now();
+        let written = self.table.get_mut(&writer)?.0.write(&bytes);
+        self.host_time += started.elapsed();
+        if let Err(error) = written {
+            return Ok(Err(Error::Unavailable(format!("writing an artifact: {error}"))));
+        }
+        self.artifact_bytes_left = left;
+        Ok(Ok(()))
+    }
+
+    async fn finish(
+        &mut self,
+        writer: Resource<ArtifactWriter>,
+    ) -> wasmtime::Result<Result<Resource<BlobReader>, Error>> {
+        let writer = self.table.delete(writer)?;
+        self.writers -= 1;
+        let started = Instant::now();
+        let stored = store(self.artifacts.clone(), writer.0).await;
+        self.host_time += started.elapsed();
+        Ok(match stored {
+            Ok(reader) => Ok(self.table.push(reader)?),
+            Err(error) => Err(error),
+        })
+    }
+
+    async fn drop(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<()> {
+        self.table.delete(writer)?;
+        self.writers -= 1;
+        Ok(())
+    }
+}
+
+async fn store(artifacts: Arc<dyn Artifacts>, writer: BlobWriter) -> Result<BlobReader, Error> {
+    let blob = writer.finish().map_err(|error| Error::Unavailable(format!("writing an artifact: {error}")))?;
+    artifacts.publish(&blob).await?;
+    Ok(BlobReader::new(blob))
+}

@@ -1,0 +1,175 @@
+//! Admission: from bytes to a component that is ready to be instantiated.
+//!
+//! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
+//! may be, and imports nothing that it was not granted.
+
+use wasmtime::{
+    Engine,
+    component::{Component, Linker, types::ComponentItem},
+};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use crate::{
+    adapt,
+    blob::Digest,
+    capability::{self, JobPre},
+    limits::COMPONENT_BYTES_MAX,
+    report::Outcome,
+    store::State,
+};
+
+/// A component that is compiled and linked: an attempt only has to instantiate it.
+pub struct Prepared {
+    digest: Digest,
+    code_bytes: usize,
+    pub(crate) entry: Entry,
+}
+
+impl Prepared {
+    /// Digest of the component as it was given.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Bytes of machine code and data.
+    pub fn code_bytes(&self) -> usize {
+        self.code_bytes
+    }
+}
+
+/// What is called.
+pub(crate) enum Entry {
+    /// `run` of the world `wasmjob:job/job`.
+    Job(JobPre<State>),
+    /// `wasi:cli/run`.
+    Command(CommandPre<State>),
+}
+
+/// Validates and compiles `bytes`, adapting a plain module. Takes from milliseconds to many
+/// seconds; call it where that is allowed.
+/// Errors: an `invalid` or `compile` outcome.
+pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Outcome>> {
+    let invalid = |message: String| Box::new(Outcome::invalid(message));
+    if bytes.len() as u64 > COMPONENT_BYTES_MAX {
+        return Err(Box::new(too_large(bytes.len() as u64)));
+    }
+    let adapted = match kind(bytes) {
+        Some(Kind::Component) => None,
+        Some(Kind::Module) => Some(adapt::adapt(bytes).map_err(|why| invalid(format!("the module is {why}")))?),
+        None => return Err(invalid(not_wasm(bytes))),
+    };
+    Component::from_binary(engine, adapted.as_deref().unwrap_or(bytes))
+        .map_err(|error| invalid(format!("the component is not valid: {error:#}")))
+}
+
+/// The outcome for a component of too many bytes.
+pub(crate) fn too_large(size: u64) -> Outcome {
+    let message = format!("the component has {size} bytes, more than the {COMPONENT_BYTES_MAX} that are compiled");
+    Outcome { retryable: false, ..Outcome::limited(crate::limits::Limit::Compile, message) }
+}
+
+/// Checks what a compiled component imports and exports and links it.
+/// Errors: an `invalid` outcome.
+pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component) -> Result<Prepared, Box<Outcome>> {
+    let invalid = |message: String| Box::new(Outcome::invalid(message));
+    check_imports(component).map_err(invalid)?;
+    let export = find_entry(component).map_err(invalid)?;
+    let linked = linker
+        .instantiate_pre(component)
+        .map_err(|error| invalid(format!("the component does not fit this host: {error:#}")))?;
+    let entry = match export {
+        Export::Run => JobPre::new(linked).map(Entry::Job),
+        Export::Command => CommandPre::new(linked).map(Entry::Command),
+    };
+    let entry = entry.map_err(|error| invalid(format!("the component's export has the wrong type: {error:#}")))?;
+    let image = component.image_range();
+    Ok(Prepared { digest, code_bytes: image.end as usize - image.start as usize, entry })
+}
+
+enum Kind {
+    Module,
+    Component,
+}
+
+fn kind(bytes: &[u8]) -> Option<Kind> {
+    match bytes.get(..8)? {
+        [0, b'a', b's', b'm', 1, 0, 0, 0] => Some(Kind::Module),
+        [0, b'a', b's', b'm', _, _, 1, 0] => Some(Kind::Component),
+        _ => None,
+    }
+}
+
+fn not_wasm(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "not WebAssembly: it is empty".into();
+    }
+    let text = bytes.iter().take(64).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    match text && bytes.trim_ascii_start().starts_with(b"(") {
+        true => "not binary WebAssembly: it looks like the text format; convert it with `wasm-tools parse`".into(),
+        false => "not WebAssembly: it does not begin with the four bytes `\\0asm`".into(),
+    }
+}
+
+/// Interfaces of WASI 0.2 that are always linked, because the standard library of every language
+/// imports them; without a grant they have no files and refuse every socket.
+const WASI: [&str; 6] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
+
+fn check_imports(component: &Component) -> Result<(), String> {
+    let refused: Vec<String> = component
+        .component_type()
+        .imports(component.engine())
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| !is_granted(name))
+        .collect();
+    match refused.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("it imports {}, which was not granted; {}", quoted(&refused), way_out(first))),
+    }
+}
+
+fn is_granted(import: &str) -> bool {
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    let wasi = WASI.iter().any(|package| interface.starts_with(package)) && version.starts_with("0.2.");
+    wasi || capability::ALWAYS.contains(&interface)
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What the author can do about an import that is refused: the flag that would grant it.
+fn way_out(import: &str) -> String {
+    match import.split_once('/').map_or(import, |(package, _)| package) {
+        "wasi:http" => "`--grant http=HOST` is what grants it, but this version has no HTTP yet".into(),
+        package if package.starts_with("wasi:") => {
+            format!(
+                "this host has WASI 0.2 (cli, io, clocks, random, filesystem, sockets) and no `{package}`, so no --grant gives it"
+            )
+        }
+        package => format!("no --grant gives `{package}`: a job can import WASI 0.2 and `wasmjob:job`"),
+    }
+}
+
+enum Export {
+    Run,
+    Command,
+}
+
+fn find_entry(component: &Component) -> Result<Export, String> {
+    let mut names = Vec::new();
+    let mut command = false;
+    for (name, item) in component.component_type().exports(component.engine()) {
+        match item.ty {
+            ComponentItem::ComponentFunc(_) if name == "run" => return Ok(Export::Run),
+            ComponentItem::ComponentInstance(_) if name.starts_with("wasi:cli/run@0.2.") => command = true,
+            _ => names.push(name.to_owned()),
+        }
+    }
+    match (command, names.is_empty()) {
+        (true, _) => Ok(Export::Command),
+        (false, true) => Err(format!("it exports nothing; {WANTED}")),
+        (false, false) => Err(format!("it exports {}; {WANTED}", quoted(&names))),
+    }
+}
+
+const WANTED: &str = "a job exports `run` of the world `wasmjob:job/job`, or `wasi:cli/run` as a command";

@@ -1,0 +1,350 @@
+//! The sandbox alone: what runs, what is refused, and which limit ends what.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use wasmjob_runtime::{
+    Attempt, AttemptReport, Blob, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind, Sandbox,
+    SandboxConfig,
+};
+
+fn sandbox() -> Sandbox {
+    sandbox_in(None)
+}
+
+fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
+    Sandbox::new(SandboxConfig {
+        slots: 2,
+        code_dir: code_dir.map(Into::into),
+        code_bytes_max: 64 << 20,
+        spill_dir: std::env::temp_dir(),
+    })
+    .unwrap()
+}
+
+fn wat(text: &str) -> Blob {
+    Blob::from_bytes(wat::parse_str(text).unwrap().into())
+}
+
+async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outcome>> {
+    let (component, _) = sandbox.prepare(component.digest(), async { Ok(component) }).await?;
+    Ok(Attempt {
+        component,
+        job: "01arz3ndektsv4rrffq69g5fav".into(),
+        number: 1,
+        input: Blob::from_bytes("".into()),
+        args: vec![],
+        env: vec![],
+        limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
+        artifacts: Arc::new(NoArtifacts),
+        log: Arc::new(NoLog),
+        signals: Arc::default(),
+    })
+}
+
+async fn run_with(component: &str, change: impl FnOnce(&mut Attempt)) -> AttemptReport {
+    let sandbox = sandbox();
+    match attempt(&sandbox, wat(component)).await {
+        Err(outcome) => AttemptReport::unstarted(*outcome),
+        Ok(mut attempt) => {
+            change(&mut attempt);
+            sandbox.start(attempt, ()).report().await
+        }
+    }
+}
+
+async fn run(component: &str) -> AttemptReport {
+    run_with(component, |_| {}).await
+}
+
+/// A command module: imports of WASI preview 1, one memory, `body` as `_start`.
+fn command(body: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 2)
+            (table 1 funcref)
+            {body})"#
+    )
+}
+
+fn start(body: &str) -> String {
+    command(&format!(r#"(func (export "_start") {body})"#))
+}
+
+/// Writes `text` to file descriptor `fd`.
+fn print(fd: u32, text: &str) -> String {
+    let len = text.len();
+    format!(
+        r#"(data (i32.const 64) "{text}")
+           (func (export "_start")
+             (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const {len}))
+             (drop (call $write (i32.const {fd}) (i32.const 0) (i32.const 1) (i32.const 8))))"#
+    )
+}
+
+fn output(report: &AttemptReport) -> Vec<u8> {
+    report.output.as_ref().map(|blob| blob.to_bytes(u64::MAX).unwrap().to_vec()).unwrap_or_default()
+}
+
+#[track_caller]
+fn assert_limit(report: &AttemptReport, limit: Limit) {
+    assert_eq!((report.outcome.kind, report.outcome.limit), (OutcomeKind::Limit, Some(limit)), "{:?}", report.outcome);
+}
+
+#[tokio::test]
+async fn a_plain_command_writes_its_output_and_uses_fuel_and_memory() {
+    let report = run(&command(&print(1, "hello"))).await;
+    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+    assert_eq!(output(&report), b"hello");
+    assert_eq!((report.usage.bytes_out, report.outcome.exit_code), (5, Some(0)));
+    assert!(report.usage.fuel > 0 && report.usage.memory_bytes_peak >= 2 * 65536);
+}
+
+const CAT: &str = r#"(func (export "_start") (local $n i32)
+    (loop $more
+      (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 4096))
+      (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (local.set $n (i32.load (i32.const 8)))
+      (i32.store (i32.const 4) (local.get $n))
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (br_if $more (local.get $n))))"#;
+
+#[tokio::test]
+async fn input_of_any_size_reaches_standard_input_whole() {
+    for size in [0, 1, 4096, 300_000, 3_000_000] {
+        let input: Vec<u8> = (0..size).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let given = Blob::from_bytes(input.clone().into());
+        let report = run_with(&command(CAT), |attempt| attempt.input = given).await;
+        assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+        assert!(output(&report) == input, "{size} bytes");
+    }
+}
+
+#[tokio::test]
+async fn the_exit_code_of_a_plain_module_arrives_as_it_was_given() {
+    for code in [0, 1, 3, 42, 255] {
+        let report = run(&start(&format!("(call $exit (i32.const {code}))"))).await;
+        let kind = if code == 0 { OutcomeKind::Ok } else { OutcomeKind::Error };
+        assert_eq!((report.outcome.kind, report.outcome.exit_code), (kind, Some(code)));
+    }
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_its_fuel() {
+    let report = run(&start("(loop $l (br $l))")).await;
+    assert_limit(&report, Limit::Fuel);
+    assert_eq!(report.usage.fuel, 1_000_000_000);
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_its_wall_limit() {
+    let report = run_with(&start("(loop $l (br $l))"), |attempt| {
+        attempt.limits = Limits { wall_ms: 50, ..Limits::default() };
+    })
+    .await;
+    assert_limit(&report, Limit::Wall);
+    assert!(report.usage.wall_ms >= 50.0);
+}
+
+#[tokio::test]
+async fn an_endless_loop_in_a_start_function_ends_too() {
+    let module = command(r#"(func $spin (loop $l (br $l))) (start $spin) (func (export "_start"))"#);
+    assert_limit(&run(&module).await, Limit::Fuel);
+}
+
+#[tokio::test]
+async fn a_growth_that_the_budget_refuses_ends_the_attempt() {
+    let report = run(&start("(loop $l (drop (memory.grow (i32.const 16))) (br $l))")).await;
+    assert_limit(&report, Limit::Memory);
+    assert!(report.usage.memory_bytes_peak <= 512 << 20);
+}
+
+#[tokio::test]
+async fn a_growth_that_the_module_itself_forbids_returns_minus_one() {
+    let module = r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1 2)
+        (func (export "_start")
+          (if (i32.eq (memory.grow (i32.const 5)) (i32.const -1)) (then (call $exit (i32.const 7))))))"#;
+    assert_eq!(run(module).await.outcome.exit_code, Some(7));
+}
+
+#[tokio::test]
+async fn a_memory_too_large_from_the_start_is_refused_at_instantiation() {
+    let report = run_with(&start(""), |attempt| attempt.limits.memory = 65536).await;
+    assert_limit(&report, Limit::Memory);
+}
+
+#[tokio::test]
+async fn a_growing_table_counts_against_the_memory() {
+    let grow = "(loop $l (drop (table.grow (ref.null func) (i32.const 1000))) (br $l))";
+    assert_limit(&run(&start(grow)).await, Limit::Table);
+    let report = run_with(&start(grow), |attempt| attempt.limits.memory = 1 << 20).await;
+    assert_limit(&report, Limit::Memory);
+}
+
+#[tokio::test]
+async fn deep_recursion_ends_at_the_stack() {
+    let module = command(
+        r#"(func $f (param i32) (result i32) (i32.add (i32.const 1) (call $f (local.get 0))))
+        (func (export "_start") (drop (call $f (i32.const 1))))"#,
+    );
+    assert_limit(&run(&module).await, Limit::Stack);
+}
+
+#[tokio::test]
+async fn an_output_flood_ends_at_its_limit_and_keeps_the_prefix() {
+    let flood = start(
+        "(i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 4096))
+         (loop $l (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (br $l))",
+    );
+    let report = run_with(&flood, |attempt| attempt.limits.output = 10_000).await;
+    assert_limit(&report, Limit::Output);
+    assert_eq!(output(&report).len(), 10_000);
+}
+
+#[tokio::test]
+async fn too_much_standard_error_is_counted_and_does_not_end_the_attempt() {
+    let report = run_with(&command(&print(2, "0123456789")), |attempt| attempt.limits.log = 4).await;
+    assert!(report.outcome.is_ok());
+    assert_eq!(report.usage.log_bytes_dropped, 6);
+}
+
+#[tokio::test]
+async fn an_input_over_its_limit_is_refused_before_anything_runs() {
+    let report = run_with(&start(""), |attempt| {
+        attempt.input = Blob::from_bytes("12345".into());
+        attempt.limits.input = 4;
+    })
+    .await;
+    assert_limit(&report, Limit::Input);
+    assert!(!report.outcome.retryable);
+}
+
+#[tokio::test]
+async fn a_trap_says_what_happened_and_how_standard_error_ended() {
+    let text = command(&print(2, "boom")).replace("(i32.const 8))))", "(i32.const 8))) unreachable)");
+    let report = run(&text).await;
+    assert_eq!(report.outcome.kind, OutcomeKind::Trap);
+    let message = report.outcome.message.unwrap();
+    assert!(message.contains("unreachable") && message.ends_with("boom"), "{message}");
+}
+
+struct Lines(Mutex<Vec<u8>>);
+
+impl LogSink for Lines {
+    fn write(&self, _: LogStream, bytes: &[u8]) {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+    }
+}
+
+#[tokio::test]
+async fn standard_error_reaches_the_log() {
+    let lines = Arc::new(Lines(Mutex::default()));
+    let sink = lines.clone();
+    run_with(&command(&print(2, "a line")), move |attempt| attempt.log = sink).await;
+    assert_eq!(*lines.0.lock().unwrap(), b"a line");
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_spinning_guest() {
+    let sandbox = sandbox();
+    let attempt = attempt(&sandbox, wat(&start("(loop $l (br $l))"))).await.unwrap();
+    let attempt = Attempt { limits: Limits::default(), ..attempt };
+    let signals = attempt.signals.clone();
+    let mut running = sandbox.start(attempt, ());
+    signals.cancel();
+    let report = tokio::time::timeout(Duration::from_secs(20), running.report()).await.unwrap();
+    assert_eq!(report.outcome.kind, OutcomeKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_spinning_guest_does_not_keep_another_from_running() {
+    let sandbox = sandbox();
+    let spinning = attempt(&sandbox, wat(&start("(loop $l (br $l))"))).await.unwrap();
+    let signals = spinning.signals.clone();
+    let _spinning = sandbox.start(Attempt { limits: Limits::default(), ..spinning }, ());
+    let quick = attempt(&sandbox, wat(&command(&print(1, "hello")))).await.unwrap();
+    assert!(sandbox.start(quick, ()).report().await.outcome.is_ok());
+    signals.cancel();
+}
+
+async fn refusal(bytes: &[u8]) -> String {
+    let refused = attempt(&sandbox(), Blob::from_bytes(bytes.to_vec().into())).await;
+    let outcome = refused.err().expect("it is refused");
+    assert_eq!((outcome.kind, outcome.retryable), (OutcomeKind::Invalid, false));
+    outcome.message.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_not_wasm_is_refused_with_the_reason() {
+    assert!(refusal(b"").await.contains("empty"));
+    assert!(refusal(b"#!/bin/sh\n").await.contains("does not begin with"));
+    assert!(refusal(b"(module)").await.contains("text format"));
+    let truncated = &wat::parse_str(start("")).unwrap()[..40];
+    assert!(refusal(truncated).await.contains("not valid"));
+}
+
+async fn refusal_of(text: &str) -> String {
+    refusal(&wat::parse_str(text).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_module_that_is_no_command_is_refused() {
+    assert!(refusal_of("(module (memory 1))").await.contains("`_start`"));
+    let foreign = r#"(module (import "env" "f" (func)) (func (export "_start")))"#;
+    assert!(refusal_of(foreign).await.contains("`env.f`"));
+}
+
+#[tokio::test]
+async fn an_import_nobody_granted_is_named_with_its_flag() {
+    let http = r#"(component (import "wasi:http/types@0.2.3" (instance (export "x" (func)))))"#;
+    let message = refusal_of(http).await;
+    assert!(message.contains("`wasi:http/types@0.2.3`") && message.contains("--grant http=HOST"), "{message}");
+    let other = r#"(component (import "acme:thing/api@1.0.0" (instance (export "x" (func)))))"#;
+    assert!(refusal_of(other).await.contains("`acme:thing/api@1.0.0`"));
+}
+
+#[tokio::test]
+async fn a_component_of_another_world_is_refused() {
+    assert!(refusal_of("(component)").await.contains("exports nothing"));
+    let wrong_type = r#"(component
+        (core module $m (func (export "run") (result i32) i32.const 1))
+        (core instance $i (instantiate $m))
+        (func (export "run") (result u32) (canon lift (core func $i "run"))))"#;
+    assert!(refusal_of(wrong_type).await.contains("wrong type"));
+}
+
+#[tokio::test]
+async fn a_component_is_compiled_once_and_a_warm_start_compiles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let component = wat(&command(&print(1, "hello")));
+    let cold = sandbox_in(Some(dir.path()));
+    let prepared = futures_util::future::join_all((0..8).map(|_| attempt(&cold, component.clone()))).await;
+    assert!(prepared.iter().all(Result::is_ok));
+    assert_eq!((cold.cache_counts().compiled, cold.cache_counts().disk_hits), (1, 0));
+    let warm = sandbox_in(Some(dir.path()));
+    let never = async { panic!("the bytes are not needed") };
+    warm.prepare(component.digest(), never).await.unwrap();
+    assert_eq!((warm.cache_counts().compiled, warm.cache_counts().disk_hits), (0, 1));
+}
+
+#[tokio::test]
+async fn damaged_compiled_code_is_compiled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let component = wat(&command(&print(1, "hello")));
+    attempt(&sandbox_in(Some(dir.path())), component.clone()).await.unwrap();
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let sandbox = sandbox_in(Some(dir.path()));
+    attempt(&sandbox, component).await.unwrap();
+    assert_eq!((sandbox.cache_counts().compiled, sandbox.cache_counts().disk_hits), (1, 0));
+}
