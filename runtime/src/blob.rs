@@ -17,8 +17,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blake3::hazmat::{
-    ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root,
-    merge_subtrees_root,
+    ChainingValue, HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
 };
 use bytes::{Bytes, BytesMut};
 
@@ -64,9 +63,7 @@ impl Digest {
         {
             return Ok(Self(*hash.as_bytes()));
         }
-        Err(DigestError {
-            text: shortened(hex),
-        })
+        Err(DigestError { text: shortened(hex) })
     }
 
     /// The 32 bytes of the hash.
@@ -99,9 +96,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let hex = text.strip_prefix(DIGEST_PREFIX).ok_or(DigestError {
-            text: shortened(text),
-        })?;
+        let hex = text.strip_prefix(DIGEST_PREFIX).ok_or(DigestError { text: shortened(text) })?;
         Self::from_hex(hex)
     }
 }
@@ -182,16 +177,9 @@ impl Tree {
     ///
     /// Meant for trees that were stored or sent: afterwards each group can be trusted as much as
     /// the digest itself. Errors: see [`TreeError`].
-    pub fn from_parts(
-        size_bytes: u64,
-        groups: Vec<[u8; 32]>,
-        expected: Digest,
-    ) -> Result<Self, TreeError> {
+    pub fn from_parts(size_bytes: u64, groups: Vec<[u8; 32]>, expected: Digest) -> Result<Self, TreeError> {
         if u64::try_from(groups.len()) != Ok(group_count(size_bytes)) {
-            return Err(TreeError::GroupCount {
-                size_bytes,
-                groups: groups.len(),
-            });
+            return Err(TreeError::GroupCount { size_bytes, groups: groups.len() });
         }
         let found = root_of(&groups);
         if found != expected {
@@ -199,16 +187,9 @@ impl Tree {
         }
         // The only group of an empty blob is never read, so that it is empty is checked here.
         if size_bytes == 0 && found != Digest::of(b"") {
-            return Err(TreeError::Root {
-                expected,
-                found: Digest::of(b""),
-            });
+            return Err(TreeError::Root { expected, found: Digest::of(b"") });
         }
-        Ok(Self {
-            size_bytes,
-            groups,
-            root: found,
-        })
+        Ok(Self { size_bytes, groups, root: found })
     }
 
     /// The digest of the whole.
@@ -253,37 +234,23 @@ impl Tree {
             1 => *blake3::hash(bytes).as_bytes(),
             _ => chaining_value(range.start, bytes),
         };
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.groups.get(index))
-            .is_some_and(|expected| *expected == value)
+        usize::try_from(index).ok().and_then(|index| self.groups.get(index)).is_some_and(|expected| *expected == value)
     }
 }
 
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tree")
-            .field("root", &self.root)
-            .field("size_bytes", &self.size_bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("Tree").field("root", &self.root).field("size_bytes", &self.size_bytes).finish_non_exhaustive()
     }
 }
 
 /// How many groups a blob of `size_bytes` has. An empty blob has one, which is empty.
-#[must_use]
-pub const fn group_count(size_bytes: u64) -> u64 {
-    if size_bytes == 0 {
-        1
-    } else {
-        size_bytes.div_ceil(GROUP_BYTES)
-    }
+const fn group_count(size_bytes: u64) -> u64 {
+    if size_bytes == 0 { 1 } else { size_bytes.div_ceil(GROUP_BYTES) }
 }
 
 fn chaining_value(offset: u64, group: &[u8]) -> ChainingValue {
-    blake3::Hasher::new()
-        .set_input_offset(offset)
-        .update(group)
-        .finalize_non_root()
+    blake3::Hasher::new().set_input_offset(offset).update(group).finalize_non_root()
 }
 
 fn root_of(groups: &[ChainingValue]) -> Digest {
@@ -309,8 +276,7 @@ fn merged(groups: &[ChainingValue]) -> ChainingValue {
 /// How many of `count` groups are in the left half of their subtree.
 fn left_groups(count: usize) -> usize {
     let bytes = GROUP_BYTES * u64::try_from(count).expect("a length fits 64 bits");
-    usize::try_from(left_subtree_len(bytes) / GROUP_BYTES)
-        .expect("the left half has fewer groups than the whole")
+    usize::try_from(left_subtree_len(bytes) / GROUP_BYTES).expect("the left half has fewer groups than the whole")
 }
 
 /// A tree that is growing: every group but the last, which decides whether there is only one.
@@ -330,19 +296,14 @@ impl Hashing {
     }
 
     fn finish(mut self, last: &[u8]) -> Tree {
-        let size_bytes =
-            self.sealed_bytes() + u64::try_from(last.len()).expect("a length fits 64 bits");
+        let size_bytes = self.sealed_bytes() + u64::try_from(last.len()).expect("a length fits 64 bits");
         if self.groups.is_empty() {
             self.groups.push(*blake3::hash(last).as_bytes());
         } else {
             self.group(last);
         }
         let root = root_of(&self.groups);
-        Tree {
-            size_bytes,
-            groups: self.groups,
-            root,
-        }
+        Tree { size_bytes, groups: self.groups, root }
     }
 }
 
@@ -389,20 +350,14 @@ pub struct Blob {
 
 enum Source {
     Memory(Bytes),
-    File {
-        file: Arc<File>,
-        last: Mutex<Option<(u64, Bytes)>>,
-    },
+    File { file: Arc<File>, last: Mutex<Option<(u64, Bytes)>> },
 }
 
 impl Blob {
     /// A blob in memory.
     #[must_use]
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self {
-            tree: Arc::new(Tree::of(&bytes)),
-            source: Source::Memory(bytes),
-        }
+        Self { tree: Arc::new(Tree::of(&bytes)), source: Source::Memory(bytes) }
     }
 
     /// The blob whose bytes `file` should hold from its start, as `tree` says.
@@ -412,25 +367,16 @@ impl Blob {
     pub fn open(file: File, tree: impl Into<Arc<Tree>>) -> Result<Self, BlobError> {
         let tree = tree.into();
         let digest = tree.root();
-        let length = file
-            .metadata()
-            .map_err(|source| BlobError::Io { digest, source })?
-            .len();
+        let length = file.metadata().map_err(|source| BlobError::Io { digest, source })?.len();
         if length < tree.size() {
-            return Err(BlobError::Corrupt {
-                digest,
-                offset_bytes: length,
-            });
+            return Err(BlobError::Corrupt { digest, offset_bytes: length });
         }
         Ok(Self::in_file(Arc::new(file), tree))
     }
 
     fn in_file(file: Arc<File>, tree: Arc<Tree>) -> Self {
         let last = Mutex::new(None);
-        Self {
-            tree,
-            source: Source::File { file, last },
-        }
+        Self { tree, source: Source::File { file, last } }
     }
 
     /// The digest of the whole.
@@ -457,9 +403,7 @@ impl Blob {
     /// Errors: `Corrupt`, naming the group; `Io`.
     pub fn read_at(&self, offset: u64, len: u64) -> Result<Bytes, BlobError> {
         let start = offset.min(self.size());
-        let end = start
-            .saturating_add(len.min(READ_BYTES_MAX))
-            .min(self.size());
+        let end = start.saturating_add(len.min(READ_BYTES_MAX)).min(self.size());
         if start == end {
             return Ok(Bytes::new());
         }
@@ -473,11 +417,7 @@ impl Blob {
     /// anything is read; otherwise as [`Blob::read_at`].
     pub fn to_bytes(&self, max_bytes: u64) -> Result<Bytes, BlobError> {
         if self.size() > max_bytes {
-            return Err(BlobError::TooLarge {
-                digest: self.digest(),
-                size_bytes: self.size(),
-                max_bytes,
-            });
+            return Err(BlobError::TooLarge { digest: self.digest(), size_bytes: self.size(), max_bytes });
         }
         match &self.source {
             Source::Memory(bytes) => Ok(bytes.clone()),
@@ -509,12 +449,7 @@ impl Blob {
     }
 
     /// One group, verified: the one read last, or a new one from the file.
-    fn group(
-        &self,
-        file: &File,
-        last: &Mutex<Option<(u64, Bytes)>>,
-        index: u64,
-    ) -> Result<Bytes, BlobError> {
+    fn group(&self, file: &File, last: &Mutex<Option<(u64, Bytes)>>, index: u64) -> Result<Bytes, BlobError> {
         if let Some((held, bytes)) = &*last.lock().unwrap_or_else(PoisonError::into_inner)
             && *held == index
         {
@@ -528,10 +463,7 @@ impl Blob {
     fn read_group(&self, file: &File, index: u64) -> Result<Bytes, BlobError> {
         let digest = self.digest();
         let offset_bytes = index * GROUP_BYTES;
-        let corrupt = BlobError::Corrupt {
-            digest,
-            offset_bytes,
-        };
+        let corrupt = BlobError::Corrupt { digest, offset_bytes };
         let Some(range) = self.tree.group_range(index) else {
             return Err(corrupt);
         };
@@ -554,10 +486,7 @@ impl Clone for Blob {
     fn clone(&self) -> Self {
         let tree = Arc::clone(&self.tree);
         match &self.source {
-            Source::Memory(bytes) => Self {
-                tree,
-                source: Source::Memory(bytes.clone()),
-            },
+            Source::Memory(bytes) => Self { tree, source: Source::Memory(bytes.clone()) },
             Source::File { file, .. } => Self::in_file(Arc::clone(file), tree),
         }
     }
@@ -565,10 +494,7 @@ impl Clone for Blob {
 
 impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Blob")
-            .field("digest", &self.digest())
-            .field("size_bytes", &self.size())
-            .finish_non_exhaustive()
+        f.debug_struct("Blob").field("digest", &self.digest()).field("size_bytes", &self.size()).finish_non_exhaustive()
     }
 }
 
@@ -641,10 +567,7 @@ impl BlobWriter {
         self.spill_if_due()?;
         let Some(file) = self.file else {
             self.held.shrink_to_fit();
-            return Ok(Blob {
-                tree: Arc::new(tree),
-                source: Source::Memory(self.held.into()),
-            });
+            return Ok(Blob { tree: Arc::new(tree), source: Source::Memory(self.held.into()) });
         };
         Ok(Blob::in_file(Arc::new(file), Arc::new(tree)))
     }
@@ -717,9 +640,7 @@ mod tests {
     /// Bytes without a period near the group size, so that swapped groups are noticed.
     fn sample(len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        blake3::Hasher::new_derive_key("wasmjob blob test")
-            .finalize_xof()
-            .fill(&mut bytes);
+        blake3::Hasher::new_derive_key("wasmjob blob test").finalize_xof().fill(&mut bytes);
         bytes
     }
 
@@ -751,10 +672,7 @@ mod tests {
     fn every_range_reads_as_the_slice_it_names() {
         let bytes = sample(3 * GROUP_LEN + 5);
         let end = bytes.len();
-        for blob in [
-            written(&bytes, 4096, 0),
-            Blob::from_bytes(bytes.clone().into()),
-        ] {
+        for blob in [written(&bytes, 4096, 0), Blob::from_bytes(bytes.clone().into())] {
             for offset in [0, 1, GROUP_LEN - 1, GROUP_LEN, 2 * GROUP_LEN + 7, end - 1] {
                 for len in [0, 1, 5, GROUP_LEN, GROUP_LEN + 1, 2 * GROUP_LEN + 3] {
                     let read = blob.read_at(offset as u64, len as u64).unwrap();
@@ -805,10 +723,7 @@ mod tests {
         let same = file.try_clone().unwrap();
         let blob = Blob::open(file, Tree::of(&bytes)).unwrap();
         same.set_len(10).unwrap();
-        assert!(matches!(
-            blob.read_at(0, 10),
-            Err(BlobError::Corrupt { .. })
-        ));
+        assert!(matches!(blob.read_at(0, 10), Err(BlobError::Corrupt { .. })));
     }
 
     #[test]
@@ -885,10 +800,7 @@ mod tests {
     fn too_many_bytes_are_refused_before_they_are_read() {
         let blob = Blob::from_bytes(sample(11).into());
         assert_eq!(blob.to_bytes(11).unwrap().len(), 11);
-        assert!(matches!(
-            blob.to_bytes(10),
-            Err(BlobError::TooLarge { size_bytes: 11, .. })
-        ));
+        assert!(matches!(blob.to_bytes(10), Err(BlobError::TooLarge { size_bytes: 11, .. })));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use futures_util::stream::StreamExt as _;
 use lru::LruCache;
 use tokio::io::AsyncWriteExt as _;
-use wasmjob_runtime::blob::{Blob, Digest, GROUP_BYTES, READ_BYTES_MAX, Tree};
+use wasmjob_runtime::{Blob, Digest, GROUP_BYTES, READ_BYTES_MAX, Tree};
 
 use super::manifest::{self, MANIFEST_BYTES_MAX};
 use super::read;
@@ -82,29 +82,18 @@ impl Cache {
     pub fn open(dir: &Path, quota_bytes: u64) -> Result<Self, ArtifactError> {
         let name: Arc<str> = format!("cache {}", dir.display()).into();
         let opened = open_folder(dir).and_then(|lock| Ok((lock, scan(dir)?)));
-        let (lock, found) =
-            opened.map_err(|error| ArtifactError::fold(Place::store(&name), error))?;
+        let (lock, found) = opened.map_err(|error| ArtifactError::fold(Place::store(&name), error))?;
         let mut state = State {
             entries: LruCache::unbounded(),
             downloads: HashMap::new(),
-            usage: CacheUsage {
-                quota_bytes,
-                ..CacheUsage::default()
-            },
+            usage: CacheUsage { quota_bytes, ..CacheUsage::default() },
         };
         for (digest, size_bytes) in found {
             state.insert(digest, size_bytes, None);
         }
-        let folder = Folder {
-            dir: dir.to_owned(),
-            name,
-            state: Mutex::new(state),
-            _lock: lock,
-        };
+        let folder = Folder { dir: dir.to_owned(), name, state: Mutex::new(state), _lock: lock };
         folder.make_room(0);
-        Ok(Self {
-            shared: Arc::new(folder),
-        })
+        Ok(Self { shared: Arc::new(folder) })
     }
 
     /// The artifact, from the disk or else from `store`.
@@ -156,18 +145,11 @@ impl Cache {
     #[must_use]
     pub fn usage(&self) -> CacheUsage {
         let state = self.shared.state();
-        CacheUsage {
-            artifacts: state.entries.len(),
-            ..state.usage
-        }
+        CacheUsage { artifacts: state.entries.len(), ..state.usage }
     }
 
     /// Joins the work under way for `digest`, or starts it. It goes on as long as anybody waits.
-    async fn once(
-        &self,
-        digest: &Digest,
-        start: impl FnOnce(Arc<Folder>, Digest) -> Download,
-    ) -> Outcome {
+    async fn once(&self, digest: &Digest, start: impl FnOnce(Arc<Folder>, Digest) -> Download) -> Outcome {
         let download: Shared<Download> = {
             let mut state = self.shared.state();
             state.usage.misses += 1;
@@ -202,13 +184,12 @@ impl Folder {
 
     /// The artifact, if it is there and this process has verified it.
     fn hit(&self, digest: &Digest) -> Option<Blob> {
-        let mut state = self.state();
-        let tree = state.entries.get(digest)?.tree.clone()?;
+        let tree = self.state().entries.get(digest)?.tree.clone()?;
         let file = File::open(self.data_path(digest)).ok()?;
         // The order of use outlives the process in the files' times, as far as they can be set.
         let _ = file.set_modified(SystemTime::now());
         let blob = Blob::open(file, tree).ok()?;
-        state.usage.hits += 1;
+        self.state().usage.hits += 1;
         Some(blob)
     }
 
@@ -254,7 +235,7 @@ impl Folder {
     /// Writes what `bytes` brings, verified already, and keeps it under its digest.
     async fn keep(self: Arc<Self>, tree: Arc<Tree>, mut bytes: ByteStream) -> Outcome {
         let digest = tree.root();
-        let _room = self.reserve(&tree)?;
+        let room = self.reserve(&tree)?;
         let failed = |error| ArtifactError::fold(Place::artifact(&self.name, &digest), error);
         let manifest = manifest::encode(&tree);
         let staged = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
@@ -266,19 +247,14 @@ impl Folder {
         file.flush().await.map_err(failed)?;
         self.publish(&tree, &manifest, staged).map_err(failed)?;
         let file = File::open(self.data_path(&digest)).map_err(failed)?;
-        self.state()
-            .insert(digest, tree.size(), Some(Arc::clone(&tree)));
+        drop(room);
+        self.state().insert(digest, tree.size(), Some(Arc::clone(&tree)));
         Blob::open(file, tree).map_err(|error| ArtifactError::blob(&self.name, error))
     }
 
     /// Gives a staged file its name, after the tree has its own: a file without a tree would be
     /// thrown away by the next process.
-    fn publish(
-        &self,
-        tree: &Tree,
-        manifest: &Bytes,
-        staged: tempfile::NamedTempFile,
-    ) -> io::Result<()> {
+    fn publish(&self, tree: &Tree, manifest: &Bytes, staged: tempfile::NamedTempFile) -> io::Result<()> {
         let mut staged_tree = tempfile::NamedTempFile::new_in(&self.dir)?;
         io::Write::write_all(&mut staged_tree, manifest)?;
         staged_tree.persist(self.tree_path(&tree.root()))?;
@@ -300,10 +276,7 @@ impl Folder {
         }
         self.make_room(tree.size());
         self.state().usage.bytes += tree.size();
-        Ok(Room {
-            folder: Arc::clone(self),
-            bytes: tree.size(),
-        })
+        Ok(Room { folder: Arc::clone(self), bytes: tree.size() })
     }
 
     /// Evicts what was not used for longest until `bytes` more fit the quota, or nothing is left.
@@ -358,20 +331,11 @@ impl Drop for Room {
 
 /// Creates and locks the folder.
 fn open_folder(dir: &Path) -> io::Result<File> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)?;
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join(LOCK_FILE))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(io::Error::other("another process uses this folder"))
-        }
+        Err(fs::TryLockError::WouldBlock) => Err(io::Error::other("another process uses this folder")),
         Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
@@ -403,6 +367,5 @@ fn scan(dir: &Path) -> io::Result<Vec<(Digest, u64)>> {
 
 /// Whether `name` is an artifact's tree and the artifact is there as well.
 fn has_partner(dir: &Path, name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix)
-        .is_some_and(|hex| Digest::from_hex(hex).is_ok() && dir.join(hex).is_file())
+    name.strip_suffix(suffix).is_some_and(|hex| Digest::from_hex(hex).is_ok() && dir.join(hex).is_file())
 }

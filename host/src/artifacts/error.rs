@@ -8,12 +8,12 @@ use std::sync::Arc;
 use async_nats::jetstream;
 use jetstream::ErrorCode;
 use jetstream::context::{
-    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishError, PublishErrorKind,
-    RequestError, RequestErrorKind,
+    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, PublishError, PublishErrorKind, RequestError,
+    RequestErrorKind,
 };
 use jetstream::stream::{DirectGetError, DirectGetErrorKind};
 use object_store::client::{HttpError, HttpErrorKind};
-use wasmjob_runtime::blob::{BlobError, Digest};
+use wasmjob_runtime::{BlobError, Digest};
 
 /// The error underneath. Shared, because everybody who waited for one download gets it.
 pub type Cause = Arc<dyn Error + Send + Sync>;
@@ -28,18 +28,12 @@ pub struct Place {
 impl Place {
     /// The store as a whole.
     pub fn store(store: &Arc<str>) -> Self {
-        Self {
-            store: Arc::clone(store),
-            digest: None,
-        }
+        Self { store: Arc::clone(store), digest: None }
     }
 
     /// One artifact in the store.
     pub fn artifact(store: &Arc<str>, digest: &Digest) -> Self {
-        Self {
-            store: Arc::clone(store),
-            digest: Some(*digest),
-        }
+        Self { store: Arc::clone(store), digest: Some(*digest) }
     }
 }
 
@@ -155,21 +149,12 @@ impl ArtifactError {
     /// An error that reading a local blob gave on its way to `store`.
     pub(super) fn blob(store: &Arc<str>, error: BlobError) -> Self {
         match error {
-            BlobError::Corrupt { digest, .. } => Self::Corrupt {
-                digest,
-                store: Arc::clone(store),
-                what: format!("{error}, in the copy that was read"),
-            },
-            BlobError::TooLarge {
-                digest,
-                size_bytes,
-                max_bytes,
-            } => Self::TooLarge {
-                digest,
-                store: Arc::clone(store),
-                size_bytes,
-                max_bytes,
-            },
+            BlobError::Corrupt { digest, .. } => {
+                Self::Corrupt { digest, store: Arc::clone(store), what: format!("{error}, in the copy that was read") }
+            }
+            BlobError::TooLarge { digest, size_bytes, max_bytes } => {
+                Self::TooLarge { digest, store: Arc::clone(store), size_bytes, max_bytes }
+            }
             BlobError::Io { digest, source } => Self::fold(Place::artifact(store, &digest), source),
         }
     }
@@ -227,8 +212,7 @@ fn io_kind(kind: io::ErrorKind) -> Kind {
 
 fn object_kind(error: &object_store::Error) -> Kind {
     match error {
-        object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => Kind::Denied,
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Kind::Denied,
         // The status is in the text only: the type that carries it is private.
         object_store::Error::Generic { .. } => {
             let text = error.to_string();
@@ -252,9 +236,7 @@ fn nats_kind(error: &(dyn Error + 'static)) -> Kind {
     let unanswered = if let Some(error) = error.downcast_ref::<PublishError>() {
         matches!(
             error.kind(),
-            PublishErrorKind::StreamNotFound
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
+            PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe
         )
     } else if let Some(error) = error.downcast_ref::<DirectGetError>() {
         matches!(
@@ -264,23 +246,13 @@ fn nats_kind(error: &(dyn Error + 'static)) -> Kind {
                 | DirectGetErrorKind::ErrorResponse(async_nats::StatusCode::NO_RESPONDERS, _)
         )
     } else if let Some(error) = error.downcast_ref::<RequestError>() {
-        matches!(
-            error.kind(),
-            RequestErrorKind::TimedOut | RequestErrorKind::NoResponders
-        )
+        matches!(error.kind(), RequestErrorKind::TimedOut | RequestErrorKind::NoResponders)
     } else if let Some(error) = error.downcast_ref::<CreateStreamError>() {
-        matches!(
-            error.kind(),
-            CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable
-        )
+        matches!(error.kind(), CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable)
     } else {
         false
     };
-    if unanswered {
-        Kind::Unavailable
-    } else {
-        Kind::Other
-    }
+    if unanswered { Kind::Unavailable } else { Kind::Other }
 }
 
 /// The status and the code in a refusal of the JetStream server.
@@ -302,5 +274,52 @@ fn refusal_kind(status: usize, code: ErrorCode) -> Kind {
         | ErrorCode::INSUFFICIENT_RESOURCES => Kind::Full,
         _ if status == 503 => Kind::Unavailable,
         _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(error: impl Error + Send + Sync + 'static) -> ArtifactError {
+        let place = Place::artifact(&"folder /data".into(), &Digest::of(b""));
+        ArtifactError::fold(place, error)
+    }
+
+    fn in_store(source: impl Into<Box<dyn Error + Send + Sync>>) -> object_store::Error {
+        let (store, source) = ("test", source.into());
+        object_store::Error::Generic { store, source }
+    }
+
+    #[test]
+    fn a_full_disk_is_full_however_deep_the_error_is() {
+        for error in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let folded = folded(in_store(io::Error::from(error)));
+            assert!(matches!(folded, ArtifactError::Full { .. }), "{folded:?}");
+            let text = folded.to_string();
+            assert!(text.contains("blake3:") && text.contains("/data"), "{text}");
+        }
+        let s3 = folded(in_store("non-2xx status code: 507 Insufficient Storage"));
+        assert!(matches!(s3, ArtifactError::Full { .. }), "{s3:?}");
+    }
+
+    #[test]
+    fn what_may_pass_is_unavailable_and_what_may_not_is_denied() {
+        for error in [
+            in_store(io::Error::from(io::ErrorKind::ConnectionRefused)),
+            in_store("non-2xx status code: 503 Service Unavailable"),
+            in_store("non-2xx status code: 429 Too Many Requests"),
+        ] {
+            assert!(folded(error).is_unavailable());
+        }
+        assert!(folded(PublishError::new(PublishErrorKind::TimedOut)).is_unavailable());
+        for denied in [
+            folded(io::Error::from(io::ErrorKind::PermissionDenied)),
+            folded(in_store(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))),
+        ] {
+            assert!(matches!(denied, ArtifactError::Denied { .. }), "{denied:?}");
+        }
+        let other = folded(in_store("something else"));
+        assert!(matches!(other, ArtifactError::Other { .. }), "{other:?}");
     }
 }

@@ -18,17 +18,15 @@ use futures_util::{TryStreamExt as _, future};
 use jetstream::ErrorCode;
 use jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use jetstream::message::StreamMessage;
-use jetstream::stream::{
-    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream,
-};
-use wasmjob_runtime::blob::{Blob, Digest, GROUP_BYTES, Tree, group_count};
+use jetstream::stream::{Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, StorageType, Stream};
+use wasmjob_runtime::{Blob, Digest, GROUP_BYTES, Tree};
 
 use super::manifest;
 use super::read::{self, Ahead};
 use super::{ArtifactError, ArtifactStore, ByteStream, Entry, EntryStream, Place};
 
 /// The stream that holds the artifacts.
-pub const STREAM: &str = "WJ_ART";
+const STREAM: &str = "WJ_ART";
 
 const SUBJECT_PREFIX: &str = "wj.art.";
 const HEAD_SUFFIX: &str = ".head";
@@ -37,15 +35,12 @@ const HEAD_SUFFIX: &str = ".head";
 /// enough to keep a connection busy and leaves room on it for everything else.
 const MESSAGES_AHEAD: usize = 8;
 
-const AHEAD: Ahead = Ahead {
-    groups: 1,
-    requests: MESSAGES_AHEAD,
-};
+const AHEAD: Ahead = Ahead { groups: 1, requests: MESSAGES_AHEAD };
 
 /// Heads read at once by a list.
 const HEADS_AHEAD: usize = 16;
 
-/// Artifacts in the stream [`STREAM`].
+/// Artifacts in the stream `WJ_ART`.
 #[derive(Clone)]
 pub struct JetStreamArtifacts {
     context: jetstream::Context,
@@ -61,11 +56,7 @@ impl JetStreamArtifacts {
     pub async fn open(context: jetstream::Context) -> Result<Self, ArtifactError> {
         let name: Arc<str> = format!("JetStream stream {STREAM}").into();
         let stream = find_or_create(&context, &name).await?;
-        Ok(Self {
-            context,
-            stream: Arc::new(stream),
-            name,
-        })
+        Ok(Self { context, stream: Arc::new(stream), name })
     }
 
     fn place(&self, digest: &Digest) -> Place {
@@ -73,18 +64,11 @@ impl JetStreamArtifacts {
     }
 
     fn not_found(&self, digest: &Digest) -> ArtifactError {
-        ArtifactError::NotFound {
-            digest: *digest,
-            store: Arc::clone(&self.name),
-        }
+        ArtifactError::NotFound { digest: *digest, store: Arc::clone(&self.name) }
     }
 
     fn corrupt(&self, digest: &Digest, what: String) -> ArtifactError {
-        ArtifactError::Corrupt {
-            digest: *digest,
-            store: Arc::clone(&self.name),
-            what,
-        }
+        ArtifactError::Corrupt { digest: *digest, store: Arc::clone(&self.name), what }
     }
 
     /// The largest artifact whose manifest still is one message.
@@ -93,12 +77,7 @@ impl JetStreamArtifacts {
         manifest::artifact_bytes_max(u64::try_from(message_bytes).unwrap_or(u64::MAX))
     }
 
-    async fn publish(
-        &self,
-        digest: &Digest,
-        subject: String,
-        payload: Bytes,
-    ) -> Result<(), ArtifactError> {
+    async fn publish(&self, digest: &Digest, subject: String, payload: Bytes) -> Result<(), ArtifactError> {
         let failed = |error| ArtifactError::fold(self.place(digest), error);
         let ack = self.context.publish(subject, payload).await;
         ack.map_err(failed)?.await.map(drop).map_err(failed)
@@ -109,31 +88,20 @@ impl JetStreamArtifacts {
         let group = read::read_piece(blob.clone(), index * GROUP_BYTES, GROUP_BYTES)
             .await
             .map_err(|error| ArtifactError::blob(&self.name, error))?;
-        self.publish(&digest, group_subject(&digest, index), group)
-            .await
+        self.publish(&digest, group_subject(&digest, index), group).await
     }
 
     /// The message of a subject, if there is one.
-    async fn message(
-        &self,
-        digest: &Digest,
-        subject: &str,
-    ) -> Result<Option<StreamMessage>, ArtifactError> {
+    async fn message(&self, digest: &Digest, subject: &str) -> Result<Option<StreamMessage>, ArtifactError> {
         match self.stream.direct_get_last_for_subject(subject).await {
             Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-                self.leader_message(digest, subject).await
-            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => self.leader_message(digest, subject).await,
             Err(error) => Err(ArtifactError::fold(self.place(digest), error)),
         }
     }
 
     /// Asks the stream's leader where a replica did not have the message: it may lag behind.
-    async fn leader_message(
-        &self,
-        digest: &Digest,
-        subject: &str,
-    ) -> Result<Option<StreamMessage>, ArtifactError> {
+    async fn leader_message(&self, digest: &Digest, subject: &str) -> Result<Option<StreamMessage>, ArtifactError> {
         if self.stream.cached_info().config.num_replicas <= 1 {
             return Ok(None);
         }
@@ -145,20 +113,15 @@ impl JetStreamArtifacts {
     }
 
     async fn head_message(&self, digest: &Digest) -> Result<StreamMessage, ArtifactError> {
-        self.message(digest, &head_subject(digest))
-            .await?
-            .ok_or_else(|| self.not_found(digest))
+        self.message(digest, &head_subject(digest)).await?.ok_or_else(|| self.not_found(digest))
     }
 
     fn tree(&self, digest: &Digest, head: &StreamMessage) -> Result<Tree, ArtifactError> {
-        manifest::decode(&head.payload, digest)
-            .map_err(|error| self.corrupt(digest, error.to_string()))
+        manifest::decode(&head.payload, digest).map_err(|error| self.corrupt(digest, error.to_string()))
     }
 
     async fn group(self, digest: Digest, index: u64) -> Result<Bytes, ArtifactError> {
-        let found = self
-            .message(&digest, &group_subject(&digest, index))
-            .await?;
+        let found = self.message(&digest, &group_subject(&digest, index)).await?;
         match found {
             Some(message) => Ok(message.payload),
             None => {
@@ -215,7 +178,7 @@ impl ArtifactStore for JetStreamArtifacts {
             Ok(_) | Err(ArtifactError::NotFound { .. } | ArtifactError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        stream::iter(0..group_count(blob.size()))
+        stream::iter((0..).take(blob.tree().groups().len()))
             .map(|index| self.publish_group(blob, index))
             .buffer_unordered(MESSAGES_AHEAD)
             .try_for_each(|()| future::ready(Ok(())))
@@ -245,11 +208,7 @@ impl ArtifactStore for JetStreamArtifacts {
         let first = failed.clone();
         let entries = async move {
             let filter = format!("{SUBJECT_PREFIX}*{HEAD_SUFFIX}");
-            let subjects = store
-                .stream
-                .info_with_subjects(filter)
-                .await
-                .map_err(first)?;
+            let subjects = store.stream.info_with_subjects(filter).await.map_err(first)?;
             Ok(subjects
                 .map_err(failed)
                 .map_ok(move |(subject, _)| {
@@ -271,39 +230,27 @@ impl ArtifactStore for JetStreamArtifacts {
 }
 
 /// Anybody may publish under any subject that looks like a head's: what is none is passed over.
-async fn entry_of(
-    store: JetStreamArtifacts,
-    digest: Option<Digest>,
-) -> Result<Option<Entry>, ArtifactError> {
+async fn entry_of(store: JetStreamArtifacts, digest: Option<Digest>) -> Result<Option<Entry>, ArtifactError> {
     match digest {
         Some(digest) => store.entry(digest).await,
         None => Ok(None),
     }
 }
 
-async fn find_or_create(
-    context: &jetstream::Context,
-    name: &Arc<str>,
-) -> Result<Stream, ArtifactError> {
+async fn find_or_create(context: &jetstream::Context, name: &Arc<str>) -> Result<Stream, ArtifactError> {
     let error = match context.get_stream(STREAM).await {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
     match error.kind() {
-        GetStreamErrorKind::JetStream(refusal)
-            if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-        {
+        GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             let created = context.create_stream(config()).await;
             created.map_err(|error| match error.kind() {
-                CreateStreamErrorKind::JetStream(refusal) => {
-                    ArtifactError::fold(Place::store(name), refusal)
-                }
+                CreateStreamErrorKind::JetStream(refusal) => ArtifactError::fold(Place::store(name), refusal),
                 _ => ArtifactError::fold(Place::store(name), error),
             })
         }
-        GetStreamErrorKind::JetStream(refusal) => {
-            Err(ArtifactError::fold(Place::store(name), refusal))
-        }
+        GetStreamErrorKind::JetStream(refusal) => Err(ArtifactError::fold(Place::store(name), refusal)),
         _ => Err(ArtifactError::fold(Place::store(name), error)),
     }
 }
@@ -332,8 +279,6 @@ fn group_subject(digest: &Digest, index: u64) -> String {
 }
 
 fn digest_of(head_subject: &str) -> Option<Digest> {
-    let hex = head_subject
-        .strip_prefix(SUBJECT_PREFIX)?
-        .strip_suffix(HEAD_SUFFIX)?;
+    let hex = head_subject.strip_prefix(SUBJECT_PREFIX)?.strip_suffix(HEAD_SUFFIX)?;
     Digest::from_hex(hex).ok()
 }

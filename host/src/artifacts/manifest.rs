@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use wasmjob_runtime::blob::{Digest, GROUP_BYTES, Tree, TreeError};
+use wasmjob_runtime::{Digest, GROUP_BYTES, Tree, TreeError};
 
 /// Largest manifest that is read; that of an artifact of 380 GB. It is held in memory.
 pub(super) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -56,9 +56,7 @@ pub(super) fn encode(tree: &Tree) -> Bytes {
         group_bytes: GROUP_BYTES,
         groups: BASE64.encode(tree.groups().as_flattened()).into(),
     };
-    serde_json::to_vec(&manifest)
-        .expect("numbers and a string are always JSON")
-        .into()
+    serde_json::to_vec(&manifest).expect("numbers and a string are always JSON").into()
 }
 
 /// The tree in `manifest`, if it is the one of `digest`.
@@ -70,9 +68,7 @@ pub(super) fn decode(manifest: &[u8], digest: &Digest) -> Result<Tree, ManifestE
     if manifest.group_bytes != GROUP_BYTES {
         return Err(ManifestError::GroupBytes(manifest.group_bytes));
     }
-    let groups = BASE64
-        .decode(manifest.groups.as_bytes())
-        .map_err(|_| ManifestError::Groups)?;
+    let groups = BASE64.decode(manifest.groups.as_bytes()).map_err(|_| ManifestError::Groups)?;
     let (groups, rest) = groups.as_chunks::<HASH_BYTES>();
     if !rest.is_empty() {
         return Err(ManifestError::Groups);
@@ -133,9 +129,7 @@ mod tests {
                 v: VERSION,
                 size: u64::MAX,
                 group_bytes: GROUP_BYTES,
-                groups: BASE64
-                    .encode(vec![0; usize::try_from(groups).unwrap() * 32])
-                    .into(),
+                groups: BASE64.encode(vec![0; usize::try_from(groups).unwrap() * 32]).into(),
             };
             assert!(serde_json::to_vec(&text).unwrap().len() as u64 <= limit);
         }

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use url::Url;
-use wasmjob_runtime::blob::{Blob, Digest, Tree};
+use wasmjob_runtime::{Blob, Digest, Tree};
 
 pub use cache::{Cache, CacheUsage};
 pub use error::{ArtifactError, Cause, Place};
@@ -82,11 +82,7 @@ pub trait ArtifactStore: Send + Sync {
 
     /// Reads an artifact, all of it or a `range`: [`ArtifactStore::head`], then
     /// [`ArtifactStore::read`].
-    async fn get(
-        &self,
-        digest: &Digest,
-        range: Option<Range<u64>>,
-    ) -> Result<ByteStream, ArtifactError> {
+    async fn get(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<ByteStream, ArtifactError> {
         let tree = Arc::new(self.head(digest).await?);
         let range = range.unwrap_or(0..tree.size());
         Ok(self.read(&tree, range))
@@ -116,10 +112,7 @@ pub async fn open(
 }
 
 fn open_url(text: &str) -> Result<Arc<dyn ArtifactStore>, ArtifactError> {
-    let refused = |reason: &str| ArtifactError::Url {
-        url: without_password(text),
-        reason: reason.to_owned(),
-    };
+    let refused = |reason: &str| ArtifactError::Url { url: without_password(text), reason: reason.to_owned() };
     if text.is_empty() {
         return Err(refused("it is empty"));
     }
@@ -129,9 +122,8 @@ fn open_url(text: &str) -> Result<Arc<dyn ArtifactStore>, ArtifactError> {
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     match url.scheme() {
         "file" => {
-            let path: PathBuf = url
-                .to_file_path()
-                .map_err(|()| refused("`file://` is followed by an absolute path"))?;
+            let path: PathBuf =
+                url.to_file_path().map_err(|()| refused("`file://` is followed by an absolute path"))?;
             Ok(Arc::new(ObjectArtifacts::folder(&path)?))
         }
         "s3" => Ok(Arc::new(ObjectArtifacts::s3(&url)?)),

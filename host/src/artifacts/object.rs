@@ -14,17 +14,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use futures_util::future::try_join;
+use futures_util::future::join;
 use futures_util::stream::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{
-    ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
-    WriteMultipart,
+    ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig, WriteMultipart,
 };
 use url::Url;
-use wasmjob_runtime::blob::{Blob, Digest, READ_BYTES_MAX, Tree};
+use wasmjob_runtime::{Blob, Digest, READ_BYTES_MAX, Tree};
 
 use super::manifest::{self, MANIFEST_BYTES_MAX};
 use super::read::{self, Ahead};
@@ -41,10 +40,7 @@ const PARTS_MAX: u64 = 10_000;
 
 /// A read is a row of requests of 4 MiB, one ahead, instead of one request for everything: memory
 /// stays bounded whoever reads how slowly, and a lost connection costs one piece.
-const AHEAD: Ahead = Ahead {
-    groups: 16,
-    requests: 2,
-};
+const AHEAD: Ahead = Ahead { groups: 16, requests: 2 };
 
 /// How long a request is tried again before the store counts as unavailable. Jobs are retried by
 /// the queue, which knows better how long to wait.
@@ -74,11 +70,7 @@ impl ObjectArtifacts {
         let store = LocalFileSystem::new_with_prefix(dir)
             .map_err(|error| ArtifactError::fold(Place::store(&name), error))?
             .with_fsync(true);
-        Ok(Self {
-            store: Arc::new(store),
-            prefix: ObjectPath::default(),
-            name,
-        })
+        Ok(Self { store: Arc::new(store), prefix: ObjectPath::default(), name })
     }
 
     /// Artifacts in `s3://bucket/prefix`, with what the usual `AWS_*` variables say: credentials,
@@ -90,35 +82,23 @@ impl ObjectArtifacts {
     /// As [`ObjectArtifacts::s3`], with settings from somewhere else than the environment.
     pub fn s3_with(builder: AmazonS3Builder, url: &Url) -> Result<Self, ArtifactError> {
         install_tls_provider();
-        let refused = |reason: String| ArtifactError::Url {
-            url: super::without_password(url.as_str()),
-            reason,
-        };
+        let refused = |reason: String| ArtifactError::Url { url: super::without_password(url.as_str()), reason };
         let bucket = url
             .host_str()
             .filter(|_| url.username().is_empty() && url.password().is_none())
             .ok_or_else(|| refused("it should be `s3://bucket/prefix`".to_owned()))?;
-        let prefix =
-            ObjectPath::from_url_path(url.path()).map_err(|error| refused(error.to_string()))?;
+        let prefix = ObjectPath::from_url_path(url.path()).map_err(|error| refused(error.to_string()))?;
         // Only an endpoint that says `http` is spoken to without TLS: one's own, on one's own net.
         let plain = builder
             .get_config_value(&AmazonS3ConfigKey::Endpoint)
             .is_some_and(|endpoint| endpoint.starts_with("http://"));
         let store = builder
             .with_bucket_name(bucket)
-            .with_retry(RetryConfig {
-                max_retries: RETRIES_MAX,
-                retry_timeout: RETRY_FOR,
-                ..RetryConfig::default()
-            })
+            .with_retry(RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_FOR, ..RetryConfig::default() })
             .with_client_options(ClientOptions::new().with_allow_http(plain))
             .build()
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Self {
-            store: Arc::new(store),
-            name: format!("s3://{bucket}/{prefix}").into(),
-            prefix,
-        })
+        Ok(Self { store: Arc::new(store), name: format!("s3://{bucket}/{prefix}").into(), prefix })
     }
 
     fn data_path(&self, digest: &Digest) -> ObjectPath {
@@ -128,10 +108,7 @@ impl ObjectArtifacts {
 
     fn tree_path(&self, digest: &Digest) -> ObjectPath {
         let hex = digest.hex();
-        self.prefix
-            .clone()
-            .join(&hex[..2])
-            .join(format!("{hex}{TREE_SUFFIX}"))
+        self.prefix.clone().join(&hex[..2]).join(format!("{hex}{TREE_SUFFIX}"))
     }
 
     /// The kind of an error about one artifact.
@@ -140,11 +117,7 @@ impl ObjectArtifacts {
     }
 
     fn corrupt(&self, digest: &Digest, what: String) -> ArtifactError {
-        ArtifactError::Corrupt {
-            digest: *digest,
-            store: Arc::clone(&self.name),
-            what,
-        }
+        ArtifactError::Corrupt { digest: *digest, store: Arc::clone(&self.name), what }
     }
 
     async fn has(&self, blob: &Blob) -> Result<bool, ArtifactError> {
@@ -166,22 +139,12 @@ impl ObjectArtifacts {
                 .into_iter()
                 .collect();
             let put = self.store.put(&path, payload).await;
-            return put
-                .map(drop)
-                .map_err(|error| self.failed(&blob.digest(), error));
+            return put.map(drop).map_err(|error| self.failed(&blob.digest(), error));
         }
-        let upload = self
-            .store
-            .put_multipart(&path)
-            .await
-            .map_err(|error| self.failed(&blob.digest(), error))?;
+        let upload = self.store.put_multipart(&path).await.map_err(|error| self.failed(&blob.digest(), error))?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, part_len(blob.size()));
         match self.put_parts(blob, &mut upload).await {
-            Ok(()) => upload
-                .finish()
-                .await
-                .map(drop)
-                .map_err(|error| self.failed(&blob.digest(), error)),
+            Ok(()) => upload.finish().await.map(drop).map_err(|error| self.failed(&blob.digest(), error)),
             Err(error) => {
                 // The first error says more than one about cleaning up after it.
                 let _ = upload.abort().await;
@@ -190,18 +153,11 @@ impl ObjectArtifacts {
         }
     }
 
-    async fn put_parts(
-        &self,
-        blob: &Blob,
-        upload: &mut WriteMultipart,
-    ) -> Result<(), ArtifactError> {
+    async fn put_parts(&self, blob: &Blob, upload: &mut WriteMultipart) -> Result<(), ArtifactError> {
         let mut pieces = read::pieces(blob, READ_BYTES_MAX);
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| ArtifactError::blob(&self.name, error))?;
-            upload
-                .wait_for_capacity(PARTS_AHEAD)
-                .await
-                .map_err(|error| self.failed(&blob.digest(), error))?;
+            upload.wait_for_capacity(PARTS_AHEAD).await.map_err(|error| self.failed(&blob.digest(), error))?;
             upload.put(piece);
         }
         Ok(())
@@ -209,27 +165,17 @@ impl ObjectArtifacts {
 
     /// The stored tree, not yet known to belong to bytes of the right length.
     async fn tree(&self, digest: &Digest) -> Result<Tree, ArtifactError> {
-        let found = self
-            .store
-            .get(&self.tree_path(digest))
-            .await
-            .map_err(|error| self.failed(digest, error))?;
+        let found = self.store.get(&self.tree_path(digest)).await.map_err(|error| self.failed(digest, error))?;
         if found.meta.size > MANIFEST_BYTES_MAX {
             let what = format!("its manifest has {} bytes", found.meta.size);
             return Err(self.corrupt(digest, what));
         }
-        let bytes = found
-            .bytes()
-            .await
-            .map_err(|error| self.failed(digest, error))?;
+        let bytes = found.bytes().await.map_err(|error| self.failed(digest, error))?;
         manifest::decode(&bytes, digest).map_err(|error| self.corrupt(digest, error.to_string()))
     }
 
     async fn data_meta(&self, digest: &Digest) -> Result<ObjectMeta, ArtifactError> {
-        self.store
-            .head(&self.data_path(digest))
-            .await
-            .map_err(|error| self.failed(digest, error))
+        self.store.head(&self.data_path(digest)).await.map_err(|error| self.failed(digest, error))
     }
 
     async fn delete_object(&self, digest: &Digest, path: ObjectPath) -> Result<(), ArtifactError> {
@@ -270,7 +216,9 @@ impl ArtifactStore for ObjectArtifacts {
     }
 
     async fn head(&self, digest: &Digest) -> Result<Tree, ArtifactError> {
-        let (tree, data) = try_join(self.tree(digest), self.data_meta(digest)).await?;
+        let (tree, data) = join(self.tree(digest), self.data_meta(digest)).await;
+        // The tree's error comes first: what answers a HEAD request cannot say what is missing.
+        let (tree, data) = (tree?, data?);
         if tree.size() != data.size {
             let what = format!("it has {} bytes instead of {}", data.size, tree.size());
             return Err(self.corrupt(digest, what));
@@ -335,11 +283,7 @@ impl Halves {
             };
             (digest, object.size, stored)
         };
-        Some(Entry {
-            digest,
-            size_bytes,
-            stored,
-        })
+        Some(Entry { digest, size_bytes, stored })
     }
 }
 
@@ -347,10 +291,7 @@ fn fold(name: &Arc<str>, digest: &Digest, error: object_store::Error) -> Artifac
     match error {
         // A bucket that does not exist is no artifact that does not exist.
         object_store::Error::NotFound { .. } if !error.to_string().contains("NoSuchBucket") => {
-            ArtifactError::NotFound {
-                digest: *digest,
-                store: Arc::clone(name),
-            }
+            ArtifactError::NotFound { digest: *digest, store: Arc::clone(name) }
         }
         error => ArtifactError::fold(Place::artifact(name, digest), error),
     }
@@ -380,5 +321,18 @@ mod tests {
             assert!(part >= PART_BYTES);
             assert!(size.div_ceil(part) <= PARTS_MAX);
         }
+    }
+
+    #[test]
+    fn a_missing_bucket_is_no_missing_artifact() {
+        let not_found = |body: &str| {
+            let error = object_store::Error::NotFound { path: "some/path".to_owned(), source: body.into() };
+            fold(&"s3://bucket".into(), &Digest::of(b""), error)
+        };
+        let key = not_found("404: <Code>NoSuchKey</Code>");
+        assert!(matches!(key, ArtifactError::NotFound { .. }), "{key}");
+        let bucket = not_found("404: <Code>NoSuchBucket</Code>");
+        assert!(matches!(bucket, ArtifactError::Other { .. }), "{bucket}");
+        assert!(bucket.to_string().contains("NoSuchBucket"), "{bucket}");
     }
 }

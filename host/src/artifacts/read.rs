@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use wasmjob_runtime::blob::{Blob, BlobError, GROUP_BYTES, Tree};
+use wasmjob_runtime::{Blob, BlobError, GROUP_BYTES, Tree};
 
 use super::ArtifactError;
 
@@ -42,11 +42,7 @@ where
     let wanted = range.start.min(end)..end;
     let step = ahead.groups.max(1);
     let windows = (0..)
-        .map(move |number| {
-            first
-                .saturating_add(step.saturating_mul(number))
-                .saturating_mul(GROUP_BYTES)
-        })
+        .map(move |number| first.saturating_add(step.saturating_mul(number)).saturating_mul(GROUP_BYTES))
         .take_while(move |start| *start < end)
         .map(move |start| start..groups_end(start, step, end, size));
 
@@ -76,17 +72,8 @@ fn groups_end(start: u64, groups: u64, end: u64, size: u64) -> u64 {
     full.min(last).min(size)
 }
 
-fn verify(
-    store: &Arc<str>,
-    tree: &Tree,
-    window: &Range<u64>,
-    bytes: &Bytes,
-) -> Result<(), ArtifactError> {
-    let corrupt = |what: String| ArtifactError::Corrupt {
-        digest: tree.root(),
-        store: Arc::clone(store),
-        what,
-    };
+fn verify(store: &Arc<str>, tree: &Tree, window: &Range<u64>, bytes: &Bytes) -> Result<(), ArtifactError> {
+    let corrupt = |what: String| ArtifactError::Corrupt { digest: tree.root(), store: Arc::clone(store), what };
     if u64::try_from(bytes.len()) != Ok(window.end - window.start) {
         return Err(corrupt(format!(
             "{} bytes at offset {}, {} expected",
@@ -112,18 +99,14 @@ fn cut(bytes: &Bytes, window: &Range<u64>, wanted: &Range<u64>) -> Bytes {
     if start >= end {
         return Bytes::new();
     }
-    let within = |offset: u64| {
-        usize::try_from(offset - window.start).expect("a window in memory has offsets in memory")
-    };
+    let within =
+        |offset: u64| usize::try_from(offset - window.start).expect("a window in memory has offsets in memory");
     bytes.slice(within(start)..within(end))
 }
 
 /// The bytes of `blob`, in order, in pieces of `piece_bytes`. Reading may block, so it does that
 /// elsewhere.
-pub(super) fn pieces(
-    blob: &Blob,
-    piece_bytes: u64,
-) -> BoxStream<'static, Result<Bytes, BlobError>> {
+pub(super) fn pieces(blob: &Blob, piece_bytes: u64) -> BoxStream<'static, Result<Bytes, BlobError>> {
     let (blob, size) = (blob.clone(), blob.size());
     let offsets = (0..).map(move |number| number * piece_bytes);
     stream::iter(offsets.take_while(move |offset| *offset < size))
@@ -136,12 +119,7 @@ pub(super) async fn read_piece(blob: Blob, offset: u64, len: u64) -> Result<Byte
     let digest = blob.digest();
     tokio::task::spawn_blocking(move || blob.read_at(offset, len))
         .await
-        .unwrap_or_else(|error| {
-            Err(BlobError::Io {
-                digest,
-                source: std::io::Error::other(error),
-            })
-        })
+        .unwrap_or_else(|error| Err(BlobError::Io { digest, source: std::io::Error::other(error) }))
 }
 
 #[cfg(test)]
@@ -153,10 +131,7 @@ mod tests {
 
     fn read(bytes: &[u8], tree: Tree, range: Range<u64>, groups: u64) -> Result<Vec<u8>, String> {
         let stored = bytes.to_vec();
-        let ahead = Ahead {
-            groups,
-            requests: 2,
-        };
+        let ahead = Ahead { groups, requests: 2 };
         let tree = Arc::new(tree);
         let stream = verified(&"memory".into(), &tree, range, ahead, move |window| {
             let end = usize::try_from(window.end).unwrap().min(stored.len());
