@@ -75,11 +75,7 @@ pub fn on_attempt_end(mut report: Report, attempt: AttemptReport, output: Option
         _ => State::Failed,
     };
     report.output = output;
-    report.usage = Usage {
-        queue_ms: report.usage.queue_ms,
-        compile_ms: report.usage.compile_ms,
-        ..attempt.usage
-    };
+    report.usage = Usage { queue_ms: report.usage.queue_ms, compile_ms: report.usage.compile_ms, ..attempt.usage };
     ended(report, attempt.outcome, state)
 }
 
@@ -151,7 +147,10 @@ mod tests {
     #[test]
     fn the_first_delivery_runs_without_an_announcement() {
         let (report, announce) = run(on_delivery(queued(), None, false, false, "a"));
-        assert_eq!((report.state, report.attempt, report.node.as_deref(), announce), (State::Running, 1, Some("a"), false));
+        assert_eq!(
+            (report.state, report.attempt, report.node.as_deref(), announce),
+            (State::Running, 1, Some("a"), false)
+        );
     }
 
     #[test]

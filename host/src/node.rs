@@ -1,11 +1,6 @@
 //! A node: what starts in which order, and what ends in which.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::connection::State;
 use time::OffsetDateTime;
@@ -136,7 +131,12 @@ impl Node {
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();
-        let serve = http::serve(self.listener, worker.metrics.clone(), self.readiness.subscribe(), served.clone().cancelled_owned());
+        let serve = http::serve(
+            self.listener,
+            worker.metrics.clone(),
+            self.readiness.subscribe(),
+            served.clone().cancelled_owned(),
+        );
         let serve = tokio::spawn(serve);
         nodes::put(&worker.broker, &self.info).await?;
         tracing::info!(node = self.info.name, slots = self.info.slots, queues = ?self.info.queues, http = self.info.http, "taking jobs");

@@ -158,7 +158,8 @@ impl Worker {
             Decision::Drop => held.delivery.done().await,
             Decision::Finish(report) => self.conclude(held, *report).await,
             Decision::Run { report, announce } => {
-                let span = tracing::info_span!("attempt", %job, attempt = report.attempt, traceparent = spec.traceparent);
+                let span =
+                    tracing::info_span!("attempt", %job, attempt = report.attempt, traceparent = spec.traceparent);
                 self.run(held, spec, *report, announce).instrument(span).await;
             }
         }

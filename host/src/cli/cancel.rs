@@ -36,7 +36,8 @@ pub(crate) async fn cancel(global: &Global, args: CancelArgs) -> Result<Exit, Cl
         states.push((job, state));
     }
     if global.json {
-        let rows: Vec<_> = states.iter().map(|(job, state)| serde_json::json!({ "job": job, "state": state })).collect();
+        let rows: Vec<_> =
+            states.iter().map(|(job, state)| serde_json::json!({ "job": job, "state": state })).collect();
         render::json(&rows)?;
     }
     match states.iter().all(|(_, state)| *state == State::Cancelled) {

@@ -167,7 +167,9 @@ pub(crate) fn as_file(component: &str) -> Result<Option<&Path>, CliError> {
     let looks_like_one = component.contains('/') || component.ends_with(".wasm");
     if looks_like_one {
         let what = if path.is_dir() { "is a folder, not a component" } else { "does not exist" };
-        return Err(CliError::usage(format!("the file {component} {what}")).hint("name the .wasm file that your build made"));
+        return Err(
+            CliError::usage(format!("the file {component} {what}")).hint("name the .wasm file that your build made")
+        );
     }
     Ok(None)
 }

@@ -92,7 +92,11 @@ impl From<SpecError> for CliError {
     fn from(error: SpecError) -> Self {
         let raise = matches!(error, SpecError::LimitTooHigh { .. });
         let error = CliError::usage(error);
-        if raise { error.hint("an operator can raise the maximum under [limits.max] in the configuration") } else { error }
+        if raise {
+            error.hint("an operator can raise the maximum under [limits.max] in the configuration")
+        } else {
+            error
+        }
     }
 }
 
@@ -105,9 +109,8 @@ impl From<LimitConfigError> for CliError {
 impl From<QueueError> for CliError {
     fn from(error: QueueError) -> Self {
         match error {
-            QueueError::UnknownQueue { .. } => {
-                CliError::usage(error).hint("`wasmjob status` lists the queues; a queue begins with a node that works on it")
-            }
+            QueueError::UnknownQueue { .. } => CliError::usage(error)
+                .hint("`wasmjob status` lists the queues; a queue begins with a node that works on it"),
             QueueError::Full { .. } => CliError::platform(error)
                 .hint("make room on the disk of the NATS server, or delete artifacts with `wasmjob artifact rm`"),
             QueueError::TooLarge { .. } => {
@@ -120,15 +123,20 @@ impl From<QueueError> for CliError {
 
 impl From<SetupError> for CliError {
     fn from(error: SetupError) -> Self {
-        CliError::platform(error).hint("the credentials may not be allowed to create it; start `wasmjob up` or ask the operator")
+        CliError::platform(error)
+            .hint("the credentials may not be allowed to create it; start `wasmjob up` or ask the operator")
     }
 }
 
 impl From<ArtifactError> for CliError {
     fn from(error: ArtifactError) -> Self {
         match error {
-            ArtifactError::NotFound { .. } | ArtifactError::Url { .. } | ArtifactError::TooLarge { .. } => CliError::usage(error),
-            ArtifactError::Full { .. } => CliError::platform(error).hint("make room there, or use another store with --artifacts"),
+            ArtifactError::NotFound { .. } | ArtifactError::Url { .. } | ArtifactError::TooLarge { .. } => {
+                CliError::usage(error)
+            }
+            ArtifactError::Full { .. } => {
+                CliError::platform(error).hint("make room there, or use another store with --artifacts")
+            }
             _ => CliError::platform(error),
         }
     }

@@ -143,7 +143,10 @@ fn describe(report: &Report) -> String {
     }
     for earlier in &report.attempts {
         let message = earlier.outcome.message.clone().unwrap_or_default();
-        lines.push(("earlier", format!("attempt {} on {}: {message}", earlier.attempt, earlier.node.as_deref().unwrap_or("-"))));
+        lines.push((
+            "earlier",
+            format!("attempt {} on {}: {message}", earlier.attempt, earlier.node.as_deref().unwrap_or("-")),
+        ));
     }
     lines.extend(report.output.as_ref().map(|output| ("output", describe_output(output))));
     if report.state.is_terminal() {

@@ -57,7 +57,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE", requires = "nats", help_heading = "Connection and configuration")]
     creds: Option<PathBuf>,
     /// File from `wasmjob nodes invite`, instead of --nats and --creds
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "nats", help_heading = "Connection and configuration")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "nats",
+        help_heading = "Connection and configuration"
+    )]
     pub(crate) join: Option<PathBuf>,
     /// Where artifacts are kept: a folder, s3://BUCKET/PREFIX [default: in NATS]
     #[arg(long, global = true, value_name = "URL", help_heading = "Connection and configuration")]
@@ -119,9 +125,10 @@ impl Global {
             ("--creds", "nats.creds", self.creds.as_ref().map(|path| path.display().to_string())),
             ("--artifacts", "artifacts.url", self.artifacts.clone()),
         ];
-        flags.extend(own.into_iter().filter_map(|(flag, key, value)| {
-            Some(FlagValue { flag, key: key.to_owned(), value: value? })
-        }));
+        flags.extend(
+            own.into_iter()
+                .filter_map(|(flag, key, value)| Some(FlagValue { flag, key: key.to_owned(), value: value? })),
+        );
         Ok(Config::load(&Layers::of_process(self.config.clone(), flags))?)
     }
 }

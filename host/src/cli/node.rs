@@ -5,7 +5,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Exit, Global, render};
-use crate::{config::{FlagValue, Source}, connect, node::Node, telemetry};
+use crate::{
+    config::{FlagValue, Source},
+    connect,
+    node::Node,
+    telemetry,
+};
 
 /// Arguments of `node`.
 #[derive(Args)]
@@ -78,14 +83,20 @@ pub(crate) async fn node(global: &Global, args: NodeArgs) -> Result<Exit, CliErr
     let node = Node::prepare(&config, &endpoint).await?;
     let (shutdown, hurry) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(end_on_signals(shutdown.clone(), hurry.clone()));
-    render::talk(format!("node {} is ready: {} slots, queues {}", node.info().name, node.info().slots, node.info().queues.join(", ")));
+    render::talk(format!(
+        "node {} is ready: {} slots, queues {}",
+        node.info().name,
+        node.info().slots,
+        node.info().queues.join(", ")
+    ));
     node.run(shutdown, hurry).await?;
     Ok(Exit::Done)
 }
 
 /// The first signal drains, the second hurries.
 pub(crate) async fn end_on_signals(shutdown: CancellationToken, hurry: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return;
     };
     for token in [shutdown, hurry] {

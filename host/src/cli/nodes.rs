@@ -76,7 +76,8 @@ async fn inspect(global: &Global, name: &str) -> Result<Exit, CliError> {
     match nodes::get(&cluster.broker, name).await? {
         Some(node) => render::json(&node)?,
         None => {
-            return Err(CliError::usage(format!("there is no node `{name}`")).hint("`wasmjob nodes ls` lists those that are alive"));
+            return Err(CliError::usage(format!("there is no node `{name}`"))
+                .hint("`wasmjob nodes ls` lists those that are alive"));
         }
     }
     Ok(Exit::Done)
@@ -86,7 +87,9 @@ async fn invite(global: &Global, name: &str, output: Option<PathBuf>) -> Result<
     let config = global.load(Vec::new())?;
     let path = output.unwrap_or_else(|| PathBuf::from(format!("{name}.join")));
     if path.exists() {
-        return Err(CliError::usage(format!("{} exists already", path.display())).hint("choose another file with --output"));
+        return Err(
+            CliError::usage(format!("{} exists already", path.display())).hint("choose another file with --output")
+        );
     }
     let file: EndpointFile = server::invite(&DataFolder::open(&config.data)?, name).await?;
     file.write(&path)?;

@@ -13,7 +13,9 @@ use crate::names;
 
 /// Arguments of `push`.
 #[derive(Args)]
-#[command(after_help = "Example: wasmjob push --name profile profile.wasm && wasmjob submit --wait profile --input @data.csv")]
+#[command(
+    after_help = "Example: wasmjob push --name profile profile.wasm && wasmjob submit --wait profile --input @data.csv"
+)]
 pub(crate) struct PushArgs {
     /// The component
     file: PathBuf,
@@ -25,7 +27,9 @@ pub(crate) struct PushArgs {
 /// Stores the component.
 pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliError> {
     if let Some(name) = args.name.as_deref().filter(|name| !names::is_name(name)) {
-        return Err(CliError::usage(format!("`{name}` cannot be a name")).hint("1 to 128 letters, digits, `-`, `_` and `.`"));
+        return Err(
+            CliError::usage(format!("`{name}` cannot be a name")).hint("1 to 128 letters, digits, `-`, `_` and `.`")
+        );
     }
     let blob = read_file(Path::new(&args.file))?;
     let cluster = Cluster::connect(global).await?;

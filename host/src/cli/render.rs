@@ -60,7 +60,9 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Cli
 /// A bar or spinner on stderr, if a person is watching.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let bar = if io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     bar.set_message(message.into());
     bar.enable_steady_tick(Duration::from_millis(100));
     bar

@@ -7,8 +7,8 @@ use clap::Args;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, LogSink, LogStream, Outcome, Sandbox, SandboxConfig, Signals,
-    millis,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, LogSink, LogStream, Outcome, Sandbox,
+    SandboxConfig, Signals, millis,
 };
 
 use super::{
@@ -86,7 +86,8 @@ async fn component(component: &str, config: &Config) -> Result<Blob, CliError> {
         return read_file(path);
     }
     let Ok(digest) = component.parse::<Digest>() else {
-        return Err(CliError::usage(format!("there is no file `{component}`")).hint("`run` works without a cluster: give it a file"));
+        return Err(CliError::usage(format!("there is no file `{component}`"))
+            .hint("`run` works without a cluster: give it a file"));
     };
     let (store, cache) = (local_store(config).await?, local_cache(config)?);
     Ok(cache.fetch(&store, &digest).await?)

@@ -72,7 +72,10 @@ fn show(status: &Status) -> Result<(), CliError> {
         render::bytes(status.memory_promised_bytes),
         render::bytes(status.memory_bytes),
     ))?;
-    let rows = status.queues.iter().map(|queue| vec![queue.queue.clone(), queue.waiting.to_string(), queue.running.to_string()]);
+    let rows = status
+        .queues
+        .iter()
+        .map(|queue| vec![queue.queue.clone(), queue.waiting.to_string(), queue.running.to_string()]);
     render::table(&["queue", "waiting", "running"], rows.collect())?;
     if status.recent_failures.is_empty() {
         return render::line("no recent failures");

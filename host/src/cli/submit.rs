@@ -108,7 +108,12 @@ async fn check_memory(cluster: &Cluster, limits: &Limits) -> Result<(), CliError
     if limits.memory <= largest.memory_bytes {
         return Ok(());
     }
-    let show = |bytes| CHOOSABLE.iter().find(|info| info.name == "memory").map_or(String::new(), |info| limit_values::show(info, bytes));
+    let show = |bytes| {
+        CHOOSABLE
+            .iter()
+            .find(|info| info.name == "memory")
+            .map_or(String::new(), |info| limit_values::show(info, bytes))
+    };
     Err(CliError::usage(format!(
         "the job wants {} of memory, and the largest node ({}) has {} for jobs",
         show(limits.memory),

@@ -67,8 +67,7 @@ impl Waiter {
         }
         if report.state.is_terminal() {
             self.ended.insert(report.job, report);
-        }
-        else if wanted.len() == 1 {
+        } else if wanted.len() == 1 {
             bar.set_message(describe(&report));
         }
         if wanted.len() > 1 {

@@ -107,8 +107,7 @@ impl Broker {
 
     /// The event of a job.
     pub async fn event(&self, job: JobId) -> Result<Option<Stored>, QueueError> {
-        let unavailable =
-            |reason: String| QueueError::Unavailable { what: format!("the event of job {job}"), reason };
+        let unavailable = |reason: String| QueueError::Unavailable { what: format!("the event of job {job}"), reason };
         let stream = self.jetstream.get_stream_no_info(names::EVENTS).await;
         let stream = stream.map_err(|error| unavailable(error.to_string()))?;
         match stream.direct_get_last_for_subject(names::event(job)).await {

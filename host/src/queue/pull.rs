@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_nats::{
-    Client, Message, StatusCode, Subscriber,
+    Message, StatusCode, Subscriber,
     jetstream::{self, AckKind, Context},
 };
 use bytes::Bytes;
@@ -25,14 +25,12 @@ const SILENT: Duration = Duration::from_secs(11);
 
 /// One slot's side of a queue.
 pub struct Puller {
-    client: Client,
     context: Context,
-    request: String,
+    queue: String,
     inbox: String,
     replies: Subscriber,
-    /// The request the server holds, and when it was last heard of.
-    held: Option<(u64, Instant)>,
-    made: u64,
+    /// When the request that the server holds was last heard of. It holds at most one.
+    heard: Option<Instant>,
     silent: u64,
 }
 
@@ -48,37 +46,39 @@ pub struct Delivery {
 impl Puller {
     /// Listens for what `queue` sends to this slot.
     pub async fn new(context: &Context, queue: &str) -> Result<Self, QueueError> {
-        let client = context.client();
-        let inbox = client.new_inbox();
-        let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| QueueError::Unavailable {
-            what: format!("queue {queue}"),
-            reason: error.to_string(),
-        })?;
-        let request = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(queue), names::CLASS_ANY);
-        Ok(Puller { client, context: context.clone(), request, inbox, replies, held: None, made: 0, silent: 0 })
+        let (inbox, replies) = listen(context).await?;
+        let (context, queue) = (context.clone(), queue.to_owned());
+        Ok(Puller { context, queue, inbox, replies, heard: None, silent: 0 })
     }
 
     /// Waits for the next job. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Delivery, QueueError> {
         loop {
-            let (number, heard) = match self.held {
-                Some(held) => held,
+            let heard = match self.heard {
+                Some(heard) => heard,
                 None => self.ask().await?,
             };
             let Ok(reply) = timeout_at(heard + SILENT, self.replies.next()).await else {
-                self.silent += 1;
-                self.held = None;
+                self.start_over().await?;
                 continue;
             };
-            let Some(reply) = reply else { return Err(self.unavailable("the connection was closed".into())) };
-            let current = reply.subject.as_str().strip_prefix(&self.inbox) == Some(format!(".{number}").as_str());
-            match self.sort(reply, current) {
+            let Some(reply) = reply else { return Err(unavailable("the connection was closed".into())) };
+            match self.sort(reply) {
                 Reply::Job(delivery) => return Ok(*delivery),
-                Reply::Held if current => self.held = Some((number, Instant::now())),
-                Reply::Held | Reply::Over => {}
-                Reply::Failed(reason) => return Err(self.unavailable(reason)),
+                Reply::Held => self.heard = Some(Instant::now()),
+                Reply::Over => self.heard = None,
+                Reply::Failed(reason) => return Err(unavailable(reason)),
             }
         }
+    }
+
+    /// The request was lost, or its answers are: what still comes for it must not come to us, or a
+    /// job would wait here that nobody looks at.
+    async fn start_over(&mut self) -> Result<(), QueueError> {
+        self.silent += 1;
+        self.heard = None;
+        (self.inbox, self.replies) = listen(&self.context).await?;
+        Ok(())
     }
 
     /// Requests that were taken for lost and made again.
@@ -97,50 +97,49 @@ impl Puller {
         }
     }
 
-    async fn ask(&mut self) -> Result<(u64, Instant), QueueError> {
-        self.made += 1;
+    async fn ask(&mut self) -> Result<Instant, QueueError> {
         let body = serde_json::json!({
             "batch": 1,
             "expires": REQUEST_HELD.as_nanos() as u64,
             "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
         });
-        let reply = format!("{}.{}", self.inbox, self.made);
-        let sent = self.client.publish_with_reply(self.request.clone(), reply, Bytes::from(body.to_string())).await;
-        sent.map_err(|error| self.unavailable(error.to_string()))?;
-        let held = (self.made, Instant::now());
-        self.held = Some(held);
-        Ok(held)
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(&self.queue), names::CLASS_ANY);
+        let client = self.context.client();
+        let sent = client.publish_with_reply(subject, self.inbox.clone(), Bytes::from(body.to_string())).await;
+        sent.map_err(|error| unavailable(error.to_string()))?;
+        let now = Instant::now();
+        self.heard = Some(now);
+        Ok(now)
     }
 
-    fn sort(&mut self, reply: Message, current: bool) -> Reply {
-        match reply.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => return Reply::Held,
-            Some(status) => {
-                if current {
-                    self.held = None;
-                }
+    fn sort(&mut self, reply: Message) -> Reply {
+        if let Some(status) = reply.status {
+            let reason = reply.description.as_deref().unwrap_or("there is no such queue");
+            return match status {
+                StatusCode::IDLE_HEARTBEAT => Reply::Held,
                 // The consumer or its stream is gone; anything else is a request that ended.
-                let gone = status.as_u16() == 409 && reply.description.as_deref().is_some_and(is_gone);
-                let none = status == StatusCode::NO_RESPONDERS;
-                let reason = reply.description.as_deref().unwrap_or("no such queue");
-                return if gone || none { Reply::Failed(reason.to_owned()) } else { Reply::Over };
-            }
-            None if current => self.held = None,
-            None => {}
+                StatusCode::NO_RESPONDERS => Reply::Failed(reason.to_owned()),
+                _ if reason.to_lowercase().contains("deleted") => Reply::Failed(reason.to_owned()),
+                _ => Reply::Over,
+            };
         }
+        self.heard = None;
         let message = jetstream::Message { message: reply, context: self.context.clone() };
         let Ok(info) = message.info() else { return Reply::Over };
         let (delivered, published) = (u64::try_from(info.delivered).unwrap_or(1), info.published);
         Reply::Job(Box::new(Delivery { message, delivered, published }))
     }
-
-    fn unavailable(&self, reason: String) -> QueueError {
-        QueueError::Unavailable { what: "a job".into(), reason }
-    }
 }
 
-fn is_gone(description: &str) -> bool {
-    description.contains("Deleted") || description.contains("deleted")
+async fn listen(context: &Context) -> Result<(String, Subscriber), QueueError> {
+    let client = context.client();
+    let inbox = client.new_inbox();
+    let replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable(error.to_string()))?;
+    Ok((inbox, replies))
+}
+
+fn unavailable(reason: String) -> QueueError {
+    QueueError::Unavailable { what: "a job".into(), reason }
 }
 
 enum Reply {

@@ -44,7 +44,8 @@ pub struct SetupError {
 
 /// Makes what all queues share.
 pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
-    let republish = Republish { source: names::EVENTS_ALL.into(), destination: names::SEEN.into(), headers_only: false };
+    let republish =
+        Republish { source: names::EVENTS_ALL.into(), destination: names::SEEN.into(), headers_only: false };
     let events = Config {
         name: names::EVENTS.into(),
         subjects: vec![names::EVENTS_ALL.into()],
@@ -65,11 +66,9 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
         ..kept_on_disk()
     };
     ensure_stream(jetstream, logs).await?;
-    for (bucket, history, max_age) in [
-        (names::CANCELS, 1, CANCELS_KEPT),
-        (names::NAMES, NAME_HISTORY, Duration::ZERO),
-        (names::NODES, 1, NODE_GONE),
-    ] {
+    for (bucket, history, max_age) in
+        [(names::CANCELS, 1, CANCELS_KEPT), (names::NAMES, NAME_HISTORY, Duration::ZERO), (names::NODES, 1, NODE_GONE)]
+    {
         ensure_bucket(jetstream, bucket, history, max_age).await?;
     }
     Ok(())

@@ -63,7 +63,9 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.parse::<JobId>(), Ok(id));
         assert_eq!(text, text.to_lowercase());
-        for wrong in ["", "abc", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "o1arz3ndektsv4rrffq69g5fav", "../../etc/passwd.........."] {
+        for wrong in
+            ["", "abc", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "o1arz3ndektsv4rrffq69g5fav", "../../etc/passwd.........."]
+        {
             assert!(wrong.parse::<JobId>().is_err(), "{wrong}");
         }
     }

@@ -60,8 +60,21 @@ pub struct JobSpec {
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
 const LATER: [&str; 15] = [
-    "secrets", "labels", "grants", "deterministic", "soft_ms", "at", "expires_ms", "dedupe_key", "concurrency",
-    "parent", "array", "reduce", "after", "after_policy", "memo",
+    "secrets",
+    "labels",
+    "grants",
+    "deterministic",
+    "soft_ms",
+    "at",
+    "expires_ms",
+    "dedupe_key",
+    "concurrency",
+    "parent",
+    "array",
+    "reduce",
+    "after",
+    "after_policy",
+    "memo",
 ];
 
 /// When a job that failed is tried again.
@@ -274,7 +287,9 @@ impl JobSpec {
         if self.args.iter().any(|arg| arg.contains('\0')) {
             return wrong("args", "an argument cannot contain a zero byte".into());
         }
-        if let Some((name, _)) = self.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+        if let Some((name, _)) =
+            self.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+        {
             return wrong("env", format!("`{name}` cannot be an environment variable"));
         }
         self.input.bytes()?;
@@ -333,7 +348,8 @@ mod tests {
         let spec = parse("").unwrap();
         assert_eq!((spec.queue.as_str(), spec.priority, spec.result_ttl_ms), ("default", 5, 86_400_000));
         assert_eq!(JobSpec::parse(&spec.to_message()), Ok(spec));
-        let full = parse(r#","input":{"base64":"AP8="},"args":["a"],"env":{"K":"V"},"limits":{"fuel":7},"labels":{}"#).unwrap();
+        let full = parse(r#","input":{"base64":"AP8="},"args":["a"],"env":{"K":"V"},"limits":{"fuel":7},"labels":{}"#)
+            .unwrap();
         assert_eq!(full.input.bytes().unwrap().unwrap(), &[0, 255][..]);
         assert_eq!(JobSpec::parse(&full.to_message()), Ok(full));
     }
