@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn an_attempt_that_was_lost_is_recorded_and_made_again_until_too_many_are() {
         let mut stored = None;
-        for attempt in 1..=LOST_MAX as u32 + 1 {
+        for attempt in 1..=u32::try_from(LOST_MAX).unwrap() + 1 {
             let (report, announce) = run(on_delivery(queued(), stored, attempt > 1, false, "a"));
             assert_eq!((report.attempt, report.attempts.len()), (attempt, attempt as usize - 1));
             assert_eq!(announce, attempt > 1);

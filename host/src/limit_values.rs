@@ -116,7 +116,7 @@ fn parse_fuel(value: &str) -> Result<u64, String> {
     let number: f64 = value.parse().map_err(|_| wanted())?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = number as u64;
-    if number >= 1.0 && number < 9e18 && number.fract() == 0.0 { Ok(whole) } else { Err(wanted()) }
+    if (1.0..9e18).contains(&number) && number.fract() == 0.0 { Ok(whole) } else { Err(wanted()) }
 }
 
 /// A limit's value with its unit.

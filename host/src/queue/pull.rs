@@ -16,11 +16,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{QueueError, names};
 
-/// How long the server holds a request for a job.
-const REQUEST_HELD: Duration = Duration::from_secs(30);
-/// How often it says that it still does.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// After this long without a word the request is taken for lost.
+/// A request for one job, which the server holds for 30 s; every 5 s it says that it still does.
+const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
+/// After two of those are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
 /// One slot's side of a queue.
@@ -98,14 +96,9 @@ impl Puller {
     }
 
     async fn ask(&mut self) -> Result<Instant, QueueError> {
-        let body = serde_json::json!({
-            "batch": 1,
-            "expires": REQUEST_HELD.as_nanos() as u64,
-            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
-        });
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(&self.queue), names::CLASS_ANY);
         let client = self.context.client();
-        let sent = client.publish_with_reply(subject, self.inbox.clone(), Bytes::from(body.to_string())).await;
+        let sent = client.publish_with_reply(subject, self.inbox.clone(), REQUEST.into()).await;
         sent.map_err(|error| unavailable(error.to_string()))?;
         let now = Instant::now();
         self.heard = Some(now);
