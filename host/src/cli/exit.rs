@@ -123,8 +123,11 @@ impl From<QueueError> for CliError {
 
 impl From<SetupError> for CliError {
     fn from(error: SetupError) -> Self {
-        CliError::platform(error)
-            .hint("the credentials may not be allowed to create it; start `wasmjob up` or ask the operator")
+        let hint = match error.is_full() {
+            true => "make room on the disk of the NATS server",
+            false => "the credentials may not be allowed to create it; start `wasmjob up` or ask the operator",
+        };
+        CliError::platform(error).hint(hint)
     }
 }
 

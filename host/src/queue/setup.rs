@@ -24,8 +24,9 @@ pub const NODE_GONE: Duration = Duration::from_secs(120);
 const LOGS_KEPT: Duration = Duration::from_secs(86_400);
 /// Messages of one job's log; a message holds many lines.
 const LOG_MESSAGES_MAX: i64 = 10_000;
-/// Bytes of all logs together.
-const LOGS_BYTES_MAX: i64 = 2 << 30;
+/// Bytes of all logs together. The server sets them aside at once, so on a small disk the largest of
+/// these is taken that it has room for.
+const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 /// Window in which a job that is published twice under one id is stored once.
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// Values that a name had.
@@ -42,6 +43,13 @@ pub struct SetupError {
     reason: String,
 }
 
+impl SetupError {
+    /// Whether the server has no room for it.
+    pub fn is_full(&self) -> bool {
+        self.reason.contains("insufficient storage")
+    }
+}
+
 /// Makes what all queues share.
 pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
     let republish =
@@ -56,22 +64,33 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
         ..kept_on_disk()
     };
     ensure_stream(jetstream, events).await?;
-    let logs = Config {
-        name: names::LOGS.into(),
-        subjects: vec![names::LOGS_ALL.into()],
-        max_age: LOGS_KEPT,
-        max_messages_per_subject: LOG_MESSAGES_MAX,
-        max_bytes: LOGS_BYTES_MAX,
-        allow_direct: true,
-        ..kept_on_disk()
-    };
-    ensure_stream(jetstream, logs).await?;
+    ensure_logs(jetstream).await?;
     for (bucket, history, max_age) in
         [(names::CANCELS, 1, CANCELS_KEPT), (names::NAMES, NAME_HISTORY, Duration::ZERO), (names::NODES, 1, NODE_GONE)]
     {
         ensure_bucket(jetstream, bucket, history, max_age).await?;
     }
     Ok(())
+}
+
+async fn ensure_logs(jetstream: &Context) -> Result<(), SetupError> {
+    let mut made = Ok(());
+    for max_bytes in LOGS_BYTES_MAX {
+        let logs = Config {
+            name: names::LOGS.into(),
+            subjects: vec![names::LOGS_ALL.into()],
+            max_age: LOGS_KEPT,
+            max_messages_per_subject: LOG_MESSAGES_MAX,
+            max_bytes,
+            allow_direct: true,
+            ..kept_on_disk()
+        };
+        made = ensure_stream(jetstream, logs).await;
+        if !made.as_ref().is_err_and(SetupError::is_full) {
+            break;
+        }
+    }
+    made
 }
 
 /// Makes a queue and the consumer that nodes share. The lease is that of whoever makes it first.
