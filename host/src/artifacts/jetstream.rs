@@ -83,6 +83,17 @@ impl JetStreamArtifacts {
         ack.map_err(failed)?.await.map(drop).map_err(failed)
     }
 
+    /// Publishes every group, then the head that makes them an artifact.
+    async fn publish_all(&self, blob: &Blob) -> Result<(), ArtifactError> {
+        stream::iter((0..).take(blob.tree().groups().len()))
+            .map(|index| self.publish_group(blob, index))
+            .buffer_unordered(MESSAGES_AHEAD)
+            .try_for_each(|()| future::ready(Ok(())))
+            .await?;
+        let digest = blob.digest();
+        self.publish(&digest, head_subject(&digest), manifest::encode(blob.tree())).await
+    }
+
     async fn publish_group(&self, blob: &Blob, index: u64) -> Result<(), ArtifactError> {
         let digest = blob.digest();
         let group = read::read_piece(blob.clone(), index * GROUP_BYTES, GROUP_BYTES)
@@ -178,13 +189,13 @@ impl ArtifactStore for JetStreamArtifacts {
             Ok(_) | Err(ArtifactError::NotFound { .. } | ArtifactError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
-        stream::iter((0..).take(blob.tree().groups().len()))
-            .map(|index| self.publish_group(blob, index))
-            .buffer_unordered(MESSAGES_AHEAD)
-            .try_for_each(|()| future::ready(Ok(())))
-            .await?;
-        let head = manifest::encode(blob.tree());
-        self.publish(&digest, head_subject(&digest), head).await
+        let put = self.publish_all(blob).await;
+        if matches!(put, Err(ArtifactError::Full { .. })) {
+            // What did arrive would keep the store full for nothing. The first error says more than
+            // one about cleaning up after it.
+            let _ = self.delete(&digest).await;
+        }
+        put
     }
 
     async fn head(&self, digest: &Digest) -> Result<Tree, ArtifactError> {
