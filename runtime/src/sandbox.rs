@@ -222,6 +222,11 @@ impl Sandbox {
         live(&self.engine, &self.scratch, attempt).await
     }
 
+    /// The engine attempts run on. Benchmarks compare with wasmtime itself on the same one.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// What the cache of compiled components did so far.
     pub fn cache_counts(&self) -> CacheCounts {
         self.cache.counts()
