@@ -138,7 +138,7 @@ impl Node {
             served.clone().cancelled_owned(),
         );
         let serve = tokio::spawn(serve);
-        nodes::put(&worker.broker, &self.info).await?;
+        let _answers = AbortOnDropHandle::new(tokio::spawn(answer(worker.clone(), self.info.clone())));
         tracing::info!(node = self.info.name, slots = self.info.slots, queues = ?self.info.queues, http = self.info.http, "taking jobs");
         let beating = beat(&worker, self.info.clone());
         tokio::select! {
@@ -269,16 +269,33 @@ async fn listen_for_cancels(worker: Arc<Worker>) {
     }
 }
 
-/// Renews the node's entry for ever.
-async fn beat(worker: &Worker, mut info: NodeInfo) {
+/// The node as it is now.
+fn now(worker: &Worker, info: &NodeInfo) -> NodeInfo {
+    NodeInfo {
+        running: worker.cancels.running(),
+        memory_promised_bytes: worker.memory_promised_bytes(),
+        seen: timestamp(OffsetDateTime::now_utc()),
+        ..info.clone()
+    }
+}
+
+async fn answer(worker: Arc<Worker>, info: NodeInfo) {
+    while !worker.stopping.is_cancelled() {
+        if let Err(error) = nodes::answer(&worker.broker, &info.name, || now(&worker, &info)).await {
+            tracing::warn!(%error, "questions are not heard; listening again");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+/// Renews the node's entry for ever. A server that takes no entries (its disk is full, say) is no
+/// reason to stop: jobs can still be read, and room be made.
+async fn beat(worker: &Worker, info: NodeInfo) {
     let mut ticks = interval(HEARTBEAT);
     loop {
         ticks.tick().await;
         count_caches(worker);
-        info.running = worker.cancels.running();
-        info.memory_promised_bytes = worker.memory_promised_bytes();
-        info.seen = timestamp(OffsetDateTime::now_utc());
-        if let Err(error) = nodes::put(&worker.broker, &info).await {
+        if let Err(error) = nodes::put(&worker.broker, &now(worker, &info)).await {
             tracing::warn!(%error, "a heartbeat was not taken");
         }
     }

@@ -1,5 +1,6 @@
 //! Which nodes there are: each writes an entry that lives as long as it is renewed.
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,24 @@ pub async fn list(broker: &Broker) -> Result<Vec<NodeInfo>, QueueError> {
         .await;
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(nodes)
+}
+
+/// What a node says of itself right now. `None` if it does not answer.
+pub async fn ask(broker: &Broker, name: &str) -> Option<NodeInfo> {
+    let answer = broker.client.request(names::node(name), Bytes::new()).await.ok()?;
+    serde_json::from_slice(&answer.payload).ok()
+}
+
+/// Answers those who ask, with what `info` says at that time, until the connection closes.
+pub async fn answer(broker: &Broker, name: &str, info: impl Fn() -> NodeInfo) -> Result<(), QueueError> {
+    let questions = broker.client.subscribe(names::node(name)).await;
+    let mut questions = questions.map_err(|error| unavailable(error.to_string()))?;
+    while let Some(question) = questions.next().await {
+        let Some(reply) = question.reply else { continue };
+        let answer = serde_json::to_vec(&info()).expect("it has only string keys");
+        broker.client.publish(reply, answer.into()).await.map_err(|error| unavailable(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The entry of one node.

@@ -73,7 +73,11 @@ async fn list(global: &Global) -> Result<Exit, CliError> {
 
 async fn inspect(global: &Global, name: &str) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
-    match nodes::get(&cluster.broker, name).await? {
+    let node = match nodes::ask(&cluster.broker, name).await {
+        Some(node) => Some(node),
+        None => nodes::get(&cluster.broker, name).await?,
+    };
+    match node {
         Some(node) => render::json(&node)?,
         None => {
             return Err(CliError::usage(format!("there is no node `{name}`"))

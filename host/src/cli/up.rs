@@ -153,8 +153,8 @@ async fn node_is_ready(config: &Config, endpoint: &Endpoint, node: &Supervised) 
     let broker = Broker::new(connect::connect(endpoint).await?);
     let ready = async {
         loop {
-            let entry = nodes::get(&broker, &config.node.name).await?;
-            if entry.is_some_and(|entry| Some(entry.pid) == node.pid()) {
+            let answer = nodes::ask(&broker, &config.node.name).await;
+            if answer.is_some_and(|answer| Some(answer.pid) == node.pid()) {
                 return Ok(());
             }
             if let crate::server::ChildState::Down { starts: 3.., reason, .. } = &*node.state().borrow() {

@@ -80,3 +80,8 @@ pub fn log(job: JobId) -> String {
 pub fn cancel(job: JobId) -> String {
     format!("wj.ctl.cancel.{job}")
 }
+
+/// Where a node answers what it is and does right now.
+pub fn node(name: &str) -> String {
+    format!("wj.ctl.node.{name}")
+}
