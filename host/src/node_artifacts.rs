@@ -37,8 +37,14 @@ impl Artifacts for NodeArtifacts {
     }
 
     async fn publish(&self, blob: &Blob) -> Result<(), AccessError> {
-        let (store, blob) = (self.store.clone(), blob.clone());
-        let stored = self.io.spawn(async move { store.put(&blob).await }).await;
+        let (store, cache, blob) = (self.store.clone(), self.cache.clone(), blob.clone());
+        let publish = async move {
+            store.put(&blob).await?;
+            // Whoever uses it next is often here. Without room in the cache it is fetched again.
+            let _ = cache.adopt(&blob).await;
+            Ok(())
+        };
+        let stored = self.io.spawn(publish).await;
         stored.map_err(|error| stopped(&error))?.map_err(|error| access_error(&error))
     }
 }

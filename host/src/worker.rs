@@ -1,6 +1,8 @@
 //! Pull, run, store, acknowledge: what a slot does with the jobs of its queue. I/O only; what should
 //! happen is decided in `lifecycle`.
 
+mod attempt;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -8,15 +10,12 @@ use std::{
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Semaphore, oneshot},
     time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limit, Limits, Outcome, OutcomeKind, Prepared,
-    Sandbox, Signals, millis,
-};
+use wasmjob_runtime::{AttemptReport, Limit, Limits, Outcome, OutcomeKind, Sandbox, Signals, Usage, millis};
 
 use crate::{
     cancels::Cancels,
@@ -25,7 +24,7 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes,
     queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
-    wire::{Input, JobId, JobSpec, OutputValue, Report, new_job_id, timestamp},
+    wire::{JobId, JobSpec, Report, new_job_id, timestamp},
 };
 
 /// An attempt that runs longer is announced with an event of its own; shorter ones only with their
@@ -230,6 +229,7 @@ impl Worker {
         mut announced: bool,
         work: impl Future<Output = AttemptReport>,
     ) -> End {
+        let started = Instant::now();
         tokio::pin!(work);
         let cancelled = async {
             signals.cancelled().await;
@@ -243,7 +243,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 ended = &mut work => return End::Reported(Box::new(ended)),
-                () = &mut cancelled => return End::Reported(Box::new(AttemptReport::unstarted(Outcome::cancelled()))),
+                () = &mut cancelled => return End::Reported(Box::new(cancelled_after(started.elapsed()))),
                 () = self.stopping.cancelled() => {
                     signals.cancel();
                     return End::HandedBack;
@@ -280,102 +280,6 @@ impl Worker {
             Err(error) => tracing::warn!(%error, "the attempt could not be announced"),
         }
         true
-    }
-
-    /// One attempt from the spec to the sandbox's report.
-    async fn attempt(
-        &self,
-        spec: &JobSpec,
-        number: u32,
-        limits: Limits,
-        signals: Arc<Signals>,
-        release: (OwnedSemaphorePermit, oneshot::Sender<()>),
-    ) -> AttemptReport {
-        let prepared = tokio::select! {
-            prepared = self.prepare(spec) => prepared,
-            () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
-        };
-        let (component, input, compiled) = match prepared {
-            Ok(prepared) => prepared,
-            Err(outcome) => return AttemptReport::unstarted(*outcome),
-        };
-        let attempt = Attempt {
-            component,
-            job: spec.id.to_string(),
-            number,
-            input,
-            args: spec.args.clone(),
-            env: spec.env.clone().into_iter().collect(),
-            limits,
-            artifacts: self.artifacts.clone(),
-            log: self.logs.of_attempt(spec.id, number),
-            signals,
-        };
-        let mut report = self.sandbox.start(attempt, release).report().await;
-        report.usage.compile_ms = millis(compiled);
-        report
-    }
-
-    /// The component and the input, ready to use.
-    async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
-        let digest = self.resolve(&spec.component).await?;
-        let (component, compiled) = self.sandbox.prepare(digest, self.fetch("component", digest)).await?;
-        let input = match &spec.input {
-            Input::Artifact(digest) => self.fetch("input", *digest).await?,
-            carried => {
-                let bytes = carried.bytes().map_err(|error| Box::new(Outcome::invalid(error.to_string())))?;
-                Blob::from_bytes(bytes.unwrap_or_default())
-            }
-        };
-        Ok((component, input, compiled))
-    }
-
-    /// The digest of a component that is named by digest or by name.
-    async fn resolve(&self, component: &str) -> Result<Digest, Box<Outcome>> {
-        if let Ok(digest) = component.parse() {
-            return Ok(digest);
-        }
-        match crate::names::resolve(&self.broker, component).await {
-            Ok(Some(digest)) => Ok(digest),
-            Ok(None) => Err(Box::new(Outcome::invalid(format!("nothing was pushed under the name `{component}`")))),
-            Err(error) => Err(Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true))),
-        }
-    }
-
-    async fn fetch(&self, what: &str, digest: Digest) -> Result<Blob, Box<Outcome>> {
-        self.artifacts.open(&digest).await.map_err(|error| {
-            Box::new(match error {
-                AccessError::NotFound(text) | AccessError::Corrupt(text) => {
-                    Outcome::invalid(format!("the {what} cannot be had: {text}"))
-                }
-                AccessError::Unavailable(text) => {
-                    Outcome::ended(OutcomeKind::Error, format!("the {what} cannot be had: {text}"), true)
-                }
-            })
-        })
-    }
-
-    /// The output as a report carries it. Large ones are stored first; if that fails, the attempt
-    /// has failed.
-    async fn keep_output(&self, mut ended: AttemptReport) -> (AttemptReport, Option<OutputValue>) {
-        let Some(blob) = ended.output.take() else { return (ended, None) };
-        match self.output_value(&blob).await {
-            Ok(output) => (ended, Some(output)),
-            Err(reason) => {
-                let message = format!("the output of {} bytes could not be stored: {reason}", blob.size());
-                ended.outcome = Outcome::ended(OutcomeKind::Error, message, true);
-                (ended, None)
-            }
-        }
-    }
-
-    async fn output_value(&self, blob: &Blob) -> Result<OutputValue, String> {
-        if blob.size() <= INLINE_BYTES_MAX {
-            let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(|error| error.to_string())?;
-            return Ok(OutputValue::inline(&bytes));
-        }
-        self.artifacts.publish(blob).await.map_err(|error| error.to_string())?;
-        Ok(OutputValue::Artifact(blob.digest()))
     }
 
     /// Stores a job's last report, then acknowledges its message. The first who stores one wins.
@@ -445,19 +349,6 @@ impl Worker {
         held.delivery.hand_back(after).await;
     }
 
-    /// Waits until this much memory is not promised to others. First come, first served, so a large
-    /// job is not passed over for ever. `None` if the job was cancelled or the node drains.
-    async fn promise_memory(&self, bytes: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
-        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
-        let permit = tokio::select! {
-            permit = self.memory.clone().acquire_many_owned(mib) => permit.ok(),
-            () = signals.cancelled() => None,
-            () = self.draining.cancelled() => None,
-        };
-        self.metrics.memory_promised_bytes.set(self.promised());
-        permit
-    }
-
     /// Memory that is promised to jobs now.
     pub fn memory_promised_bytes(&self) -> u64 {
         let free = self.memory.available_permits() as u64 * MIB;
@@ -489,6 +380,12 @@ impl Worker {
             () = self.stopping.cancelled() => {}
         }
     }
+}
+
+/// The report of an attempt that was cancelled and whose guest cannot be asked what it used.
+fn cancelled_after(time: Duration) -> AttemptReport {
+    let usage = Usage { wall_ms: millis(time), ..Usage::default() };
+    AttemptReport { usage, ..AttemptReport::unstarted(Outcome::cancelled()) }
 }
 
 fn outcome_name(kind: OutcomeKind) -> &'static str {

@@ -1,0 +1,123 @@
+//! One attempt on this node: what has to be there before it starts, and what becomes of its output.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use wasmjob_runtime::{
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, Outcome, OutcomeKind, Prepared, Signals,
+    millis,
+};
+
+use super::{INLINE_BYTES_MAX, MIB, Worker};
+use crate::wire::{Input, JobSpec, OutputValue};
+
+impl Worker {
+    /// One attempt from the spec to the sandbox's report.
+    pub(super) async fn attempt(
+        &self,
+        spec: &JobSpec,
+        number: u32,
+        limits: Limits,
+        signals: Arc<Signals>,
+        release: (OwnedSemaphorePermit, oneshot::Sender<()>),
+    ) -> AttemptReport {
+        let prepared = tokio::select! {
+            prepared = self.prepare(spec) => prepared,
+            () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
+        };
+        let (component, input, compiled) = match prepared {
+            Ok(prepared) => prepared,
+            Err(outcome) => return AttemptReport::unstarted(*outcome),
+        };
+        let attempt = Attempt {
+            component,
+            job: spec.id.to_string(),
+            number,
+            input,
+            args: spec.args.clone(),
+            env: spec.env.clone().into_iter().collect(),
+            limits,
+            artifacts: self.artifacts.clone(),
+            log: self.logs.of_attempt(spec.id, number),
+            signals,
+        };
+        let mut report = self.sandbox.start(attempt, release).report().await;
+        report.usage.compile_ms = millis(compiled);
+        report
+    }
+
+    /// The component and the input, ready to use.
+    async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
+        let digest = self.resolve(&spec.component).await?;
+        let (component, compiled) = self.sandbox.prepare(digest, self.fetch("component", digest)).await?;
+        let input = match &spec.input {
+            Input::Artifact(digest) => self.fetch("input", *digest).await?,
+            carried => {
+                let bytes = carried.bytes().map_err(|error| Box::new(Outcome::invalid(error.to_string())))?;
+                Blob::from_bytes(bytes.unwrap_or_default())
+            }
+        };
+        Ok((component, input, compiled))
+    }
+
+    /// The digest of a component that is named by digest or by name.
+    async fn resolve(&self, component: &str) -> Result<Digest, Box<Outcome>> {
+        if let Ok(digest) = component.parse() {
+            return Ok(digest);
+        }
+        match crate::names::resolve(&self.broker, component).await {
+            Ok(Some(digest)) => Ok(digest),
+            Ok(None) => Err(Box::new(Outcome::invalid(format!("nothing was pushed under the name `{component}`")))),
+            Err(error) => Err(Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true))),
+        }
+    }
+
+    async fn fetch(&self, what: &str, digest: Digest) -> Result<Blob, Box<Outcome>> {
+        self.artifacts.open(&digest).await.map_err(|error| {
+            Box::new(match error {
+                AccessError::NotFound(text) | AccessError::Corrupt(text) => {
+                    Outcome::invalid(format!("the {what} cannot be had: {text}"))
+                }
+                AccessError::Unavailable(text) => {
+                    Outcome::ended(OutcomeKind::Error, format!("the {what} cannot be had: {text}"), true)
+                }
+            })
+        })
+    }
+
+    /// The output as a report carries it. Large ones are stored first; if that fails, the attempt
+    /// has failed.
+    pub(super) async fn keep_output(&self, mut ended: AttemptReport) -> (AttemptReport, Option<OutputValue>) {
+        let Some(blob) = ended.output.take() else { return (ended, None) };
+        match self.output_value(&blob).await {
+            Ok(output) => (ended, Some(output)),
+            Err(reason) => {
+                let message = format!("the output of {} bytes could not be stored: {reason}", blob.size());
+                ended.outcome = Outcome::ended(OutcomeKind::Error, message, true);
+                (ended, None)
+            }
+        }
+    }
+
+    async fn output_value(&self, blob: &Blob) -> Result<OutputValue, String> {
+        if blob.size() <= INLINE_BYTES_MAX {
+            let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(|error| error.to_string())?;
+            return Ok(OutputValue::inline(&bytes));
+        }
+        self.artifacts.publish(blob).await.map_err(|error| error.to_string())?;
+        Ok(OutputValue::Artifact(blob.digest()))
+    }
+
+    /// Waits until this much memory is not promised to others. First come, first served, so a large
+    /// job is not passed over for ever. `None` if the job was cancelled or the node drains.
+    pub(super) async fn promise_memory(&self, bytes: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
+        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
+        let permit = tokio::select! {
+            permit = self.memory.clone().acquire_many_owned(mib) => permit.ok(),
+            () = signals.cancelled() => None,
+            () = self.draining.cancelled() => None,
+        };
+        self.metrics.memory_promised_bytes.set(self.promised());
+        permit
+    }
+}
