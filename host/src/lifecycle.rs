@@ -54,7 +54,8 @@ pub fn on_delivery(fresh: Report, stored: Option<Report>, redelivered: bool, can
         );
         return Decision::Finish(Box::new(ended(report, outcome, State::Dead)));
     }
-    report.attempt += 1;
+    // The count comes from an event that another client may have written.
+    report.attempt = report.attempt.saturating_add(1);
     report.state = State::Running;
     report.node = Some(node.to_owned());
     report.usage = Usage::default();

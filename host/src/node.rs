@@ -208,7 +208,7 @@ fn process_lives(pid: u32) -> bool {
 async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize) -> Result<Worker, NodeError> {
     let folder = |name: &str| -> Result<PathBuf, NodeError> {
         let path = config.data.join(name).join(&config.node.name);
-        crate::folders::private(&path).map_err(|source| NodeError::Folder { path: path.clone(), source })?;
+        crate::private::folder(&path).map_err(|source| NodeError::Folder { path: path.clone(), source })?;
         Ok(path)
     };
     let store = artifacts::open(config.artifacts.url.as_deref(), Some(broker.jetstream.clone()), &config.data).await?;

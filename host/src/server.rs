@@ -38,7 +38,6 @@ pub use binary::{Binary, find_binary};
 pub use error::ServerError;
 pub use exec_child::{ExecChildError, exec_child};
 pub use folder::DataFolder;
-pub(crate) use folder::write_private;
 pub use invite::{invite, revoke};
 pub use supervise::{ChildState, Output, Plan, SuperviseError, Supervised};
 

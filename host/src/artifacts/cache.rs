@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -21,6 +20,8 @@ use futures_util::stream::StreamExt as _;
 use lru::LruCache;
 use tokio::io::AsyncWriteExt as _;
 use wasmjob_runtime::{Blob, Digest, GROUP_BYTES, READ_BYTES_MAX, Tree};
+
+use crate::private;
 
 use super::manifest::{self, MANIFEST_BYTES_MAX};
 use super::read;
@@ -331,7 +332,7 @@ impl Drop for Room {
 
 /// Creates and locks the folder.
 fn open_folder(dir: &Path) -> io::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    private::folder(dir)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

@@ -1,6 +1,6 @@
 //! `wasmjob artifact`: content-addressed bytes.
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, sync::Arc};
 
 use clap::Subcommand;
 use futures_util::{StreamExt, TryStreamExt};
@@ -12,7 +12,11 @@ use super::{
     common::{Cluster, read_all, read_file, upload},
     render,
 };
-use crate::wire::timestamp;
+use crate::{
+    artifacts::{self, ArtifactStore},
+    connect::{self, ConnectError},
+    wire::timestamp,
+};
 
 /// Subcommands of `artifact`.
 #[derive(Subcommand)]
@@ -47,7 +51,7 @@ pub(crate) async fn artifact(global: &Global, command: ArtifactCommand) -> Resul
         ArtifactCommand::Get { digest, output } => get(global, &digest, output).await?,
         ArtifactCommand::Ls => list(global).await?,
         ArtifactCommand::Rm { digests } => {
-            let store = Cluster::connect(global).await?.artifacts().await?;
+            let store = store(global).await?;
             for digest in &digests {
                 store.delete(digest).await?;
             }
@@ -56,12 +60,27 @@ pub(crate) async fn artifact(global: &Global, command: ArtifactCommand) -> Resul
     Ok(Exit::Done)
 }
 
+/// The store that is configured, else the cluster's, else without a cluster the folder in which `run`
+/// keeps large outputs.
+async fn store(global: &Global) -> Result<Arc<dyn ArtifactStore>, CliError> {
+    let config = global.load(Vec::new())?;
+    let local = config.data.join("artifacts");
+    if let Some(url) = config.artifacts.url.as_deref() {
+        return Ok(artifacts::open(Some(url), None, &local).await?);
+    }
+    match connect::find(&config, global.join.as_deref()) {
+        Err(ConnectError::Nowhere { .. }) if local.is_dir() => Ok(artifacts::open(None, None, &local).await?),
+        Err(error) => Err(error.into()),
+        Ok(_) => Cluster::connect(global).await?.artifacts().await,
+    }
+}
+
 async fn put(global: &Global, file: &str) -> Result<(), CliError> {
     let blob = match file {
         "-" => read_all(std::io::stdin().lock(), "standard input")?,
         path => read_file(path.as_ref())?,
     };
-    let store = Cluster::connect(global).await?.artifacts().await?;
+    let store = store(global).await?;
     upload(&*store, &blob, &format!("uploading {file}")).await?;
     match global.json {
         true => render::json(&serde_json::json!({ "digest": blob.digest(), "size": blob.size() })),
@@ -71,7 +90,7 @@ async fn put(global: &Global, file: &str) -> Result<(), CliError> {
 
 /// A file is complete or not there: it is written beside its place and moved.
 async fn get(global: &Global, digest: &Digest, output: Option<PathBuf>) -> Result<(), CliError> {
-    let store = Cluster::connect(global).await?.artifacts().await?;
+    let store = store(global).await?;
     let mut pieces = store.get(digest, None).await?;
     let Some(path) = output else {
         while let Some(piece) = pieces.next().await {
@@ -90,7 +109,7 @@ async fn get(global: &Global, digest: &Digest, output: Option<PathBuf>) -> Resul
 }
 
 async fn list(global: &Global) -> Result<(), CliError> {
-    let store = Cluster::connect(global).await?.artifacts().await?;
+    let store = store(global).await?;
     let entries: Vec<_> = store.list().try_collect().await?;
     if global.json {
         let rows: Vec<_> = entries

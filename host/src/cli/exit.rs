@@ -1,6 +1,10 @@
 //! Exit codes, and errors the way a person reads them: what failed, why, and a hint.
 
-use std::{fmt::Display, io::Write, process::ExitCode};
+use std::{
+    fmt::{self, Display},
+    io::Write,
+    process::ExitCode,
+};
 
 use crate::{
     artifacts::ArtifactError, config::ConfigError, connect::ConnectError, limit_values::LimitConfigError,
@@ -67,6 +71,12 @@ impl CliError {
             (false, None) => writeln!(stderr, "error: {}", self.message),
         };
         self.exit
+    }
+}
+
+impl Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

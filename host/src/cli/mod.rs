@@ -8,6 +8,7 @@ mod common;
 mod config;
 mod exit;
 mod get;
+mod local_artifacts;
 mod logs;
 mod node;
 mod nodes;

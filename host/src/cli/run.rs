@@ -1,26 +1,22 @@
 //! `wasmjob run`: one attempt in this process, without a cluster.
 
-use std::sync::{Arc, OnceLock};
+use std::{path::Path, sync::Arc};
 
-use async_trait::async_trait;
 use clap::Args;
 use time::OffsetDateTime;
-use tokio::runtime::Handle;
 use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, LogSink, LogStream, Outcome, Sandbox,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
     SandboxConfig, Signals, millis,
 };
 
 use super::{
     CliError, Exit, Global,
     common::{JobArgs, as_file, read_file},
+    local_artifacts::LocalArtifacts,
     render,
 };
 use crate::{
-    artifacts::{self, ArtifactStore, Cache},
-    config::Config,
-    folders, lifecycle,
-    node_artifacts::NodeArtifacts,
+    lifecycle, private,
     wire::{OutputValue, Report, new_job_id, timestamp},
 };
 
@@ -43,13 +39,30 @@ pub(crate) struct RunArgs {
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError> {
     let config = global.load(Vec::new())?;
     let (_, limits) = args.job.limits(&config)?;
-    let component = component(&args.job.component, &config).await?;
+    let scratch = config.data.join("run");
+    private::folder(&scratch).map_err(|error| CliError::platform(format!("{}: {error}", scratch.display())))?;
+    let artifacts = Arc::new(LocalArtifacts::new(&config, &scratch));
+    let component = component(&args.job.component, &artifacts).await?;
     let input = args.job.input()?;
     let signals = Arc::new(Signals::default());
     tokio::spawn(cancel_on_interrupt(signals.clone()));
-    let (attempt, report) = make_attempt(&config, &args.job, component, input, limits, signals).await?;
-    let output = attempt.output.clone();
-    let report = finish(&config, report, attempt).await?;
+    let mut report = Report { attempt: 1, ..Report::queued(new_job_id()) };
+    report.times.started = timestamp(OffsetDateTime::now_utc());
+    let attempt = |component| Attempt {
+        component,
+        job: report.job.to_string(),
+        number: 1,
+        input,
+        args: args.job.args(),
+        env: args.job.env().into_iter().collect(),
+        limits,
+        artifacts: artifacts.clone(),
+        log: Arc::new(ToStderr),
+        signals,
+    };
+    let ended = make_attempt(&scratch, component, attempt).await?;
+    let output = ended.output.clone();
+    let report = finish(&artifacts, report, ended).await?;
     if global.json {
         render::json(&report)?;
     } else {
@@ -81,63 +94,49 @@ async fn cancel_on_interrupt(signals: Arc<Signals>) {
     }
 }
 
-async fn component(component: &str, config: &Config) -> Result<Blob, CliError> {
+async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, CliError> {
     if let Some(path) = as_file(component)? {
         return read_file(path);
     }
     let Ok(digest) = component.parse::<Digest>() else {
         return Err(CliError::usage(format!("there is no file `{component}`"))
-            .hint("`run` works without a cluster: give it a file"));
+            .hint("`run` works without a cluster: give it a file, or the digest of an artifact on this machine"));
     };
-    let (store, cache) = (local_store(config).await?, local_cache(config)?);
-    Ok(cache.fetch(&store, &digest).await?)
+    artifacts.open(&digest).await.map_err(|error| match error {
+        AccessError::NotFound(text) => CliError::usage(text).hint("`run` looks on this machine only; give it a file"),
+        error => CliError::platform(error),
+    })
 }
 
+/// Compiles the component and runs it once.
 async fn make_attempt(
-    config: &Config,
-    args: &JobArgs,
+    scratch: &Path,
     component: Blob,
-    input: Blob,
-    limits: Limits,
-    signals: Arc<Signals>,
-) -> Result<(AttemptReport, Report), CliError> {
-    let mut report = Report { attempt: 1, ..Report::queued(new_job_id()) };
-    let folder = config.data.join("run");
-    folders::private(&folder).map_err(|error| CliError::platform(format!("{}: {error}", folder.display())))?;
+    attempt: impl FnOnce(Arc<Prepared>) -> Attempt,
+) -> Result<AttemptReport, CliError> {
+    let code = scratch.join("code");
+    private::folder(&code).map_err(|error| CliError::platform(format!("{}: {error}", code.display())))?;
     let sandbox = Sandbox::new(SandboxConfig {
         slots: 1,
-        code_dir: Some(folder.join("code")),
+        code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
-        spill_dir: folder,
+        spill_dir: scratch.to_owned(),
     })
     .map_err(CliError::platform)?;
-    report.times.started = timestamp(OffsetDateTime::now_utc());
     let bar = render::spinner("compiling");
     let prepared = sandbox.prepare(component.digest(), async { Ok(component) }).await;
     bar.finish_and_clear();
     let (component, compiled) = match prepared {
         Ok(prepared) => prepared,
-        Err(outcome) => return Ok((AttemptReport::unstarted(*outcome), report)),
+        Err(outcome) => return Ok(AttemptReport::unstarted(*outcome)),
     };
-    let attempt = Attempt {
-        component,
-        job: report.job.to_string(),
-        number: 1,
-        input,
-        args: args.args(),
-        env: args.env().into_iter().collect(),
-        limits,
-        artifacts: Arc::new(LocalArtifacts { config: config.clone(), opened: OnceLock::new() }),
-        log: Arc::new(ToStderr),
-        signals,
-    };
-    let mut ended = sandbox.start(attempt, ()).report().await;
+    let mut ended = sandbox.start(attempt(component), ()).report().await;
     ended.usage.compile_ms = millis(compiled);
-    Ok((ended, report))
+    Ok(ended)
 }
 
 /// The report of the attempt, with its output in it or stored beside it.
-async fn finish(config: &Config, mut report: Report, mut ended: AttemptReport) -> Result<Report, CliError> {
+async fn finish(artifacts: &LocalArtifacts, mut report: Report, mut ended: AttemptReport) -> Result<Report, CliError> {
     let output = match ended.output.take() {
         None => None,
         Some(blob) if blob.size() <= INLINE_BYTES_MAX => {
@@ -145,7 +144,7 @@ async fn finish(config: &Config, mut report: Report, mut ended: AttemptReport) -
             Some(OutputValue::inline(&bytes))
         }
         Some(blob) => {
-            local_store(config).await?.put(&blob).await?;
+            artifacts.store().await?.put(&blob).await?;
             Some(OutputValue::Artifact(blob.digest()))
         }
     };
@@ -155,7 +154,7 @@ async fn finish(config: &Config, mut report: Report, mut ended: AttemptReport) -
 }
 
 /// Prints a blob piece by piece.
-pub(crate) fn print(blob: &Blob) -> Result<(), CliError> {
+fn print(blob: &Blob) -> Result<(), CliError> {
     let mut offset = 0;
     while offset < blob.size() {
         let piece = blob.read_at(offset, wasmjob_runtime::GROUP_BYTES).map_err(CliError::platform)?;
@@ -163,14 +162,6 @@ pub(crate) fn print(blob: &Blob) -> Result<(), CliError> {
         render::data(&piece)?;
     }
     Ok(())
-}
-
-async fn local_store(config: &Config) -> Result<Arc<dyn ArtifactStore>, CliError> {
-    Ok(artifacts::open(config.artifacts.url.as_deref(), None, &config.data.join("artifacts")).await?)
-}
-
-fn local_cache(config: &Config) -> Result<Cache, CliError> {
-    Ok(Cache::open(&config.data.join("run").join("cache"), config.node.cache)?)
 }
 
 /// What the job logs goes to stderr as it comes.
@@ -185,34 +176,5 @@ impl LogSink for ToStderr {
             LogStream::Stderr => stderr.write_all(bytes),
             level => writeln!(stderr, "{level}: {}", String::from_utf8_lossy(bytes)),
         };
-    }
-}
-
-/// Artifacts in a folder on this machine, opened when a job first asks for one.
-struct LocalArtifacts {
-    config: Config,
-    opened: OnceLock<NodeArtifacts>,
-}
-
-impl LocalArtifacts {
-    async fn open_store(&self) -> Result<&NodeArtifacts, AccessError> {
-        if let Some(opened) = self.opened.get() {
-            return Ok(opened);
-        }
-        let unavailable = |error: CliError| AccessError::Unavailable(format!("{error:?}"));
-        let store = local_store(&self.config).await.map_err(unavailable)?;
-        let cache = local_cache(&self.config).map_err(unavailable)?;
-        Ok(self.opened.get_or_init(|| NodeArtifacts::new(store, cache, Handle::current())))
-    }
-}
-
-#[async_trait]
-impl Artifacts for LocalArtifacts {
-    async fn open(&self, digest: &Digest) -> Result<Blob, AccessError> {
-        self.open_store().await?.open(digest).await
-    }
-
-    async fn publish(&self, blob: &Blob) -> Result<(), AccessError> {
-        self.open_store().await?.publish(blob).await
     }
 }

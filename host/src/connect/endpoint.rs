@@ -146,7 +146,7 @@ impl EndpointFile {
     pub fn write(&self, path: &Path) -> Result<(), ConnectError> {
         let failed = |reason: String| ConnectError::File { path: path.to_owned(), reason };
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.to_string()))?;
-        crate::server::write_private(path, &text).map_err(|error| failed(error.to_string()))
+        crate::private::write(path, &text).map_err(|error| failed(error.to_string()))
     }
 
     /// The endpoint it describes.

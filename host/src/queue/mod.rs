@@ -111,10 +111,7 @@ impl Broker {
         let stream = self.jetstream.get_stream_no_info(names::EVENTS).await;
         let stream = stream.map_err(|error| unavailable(error.to_string()))?;
         match stream.direct_get_last_for_subject(names::event(job)).await {
-            Ok(message) => {
-                let report = Report::parse(&message.payload).map_err(|error| unavailable(error.to_string()))?;
-                Ok(Some(Stored { report, sequence: message.sequence }))
-            }
+            Ok(message) => Ok(Some(Stored { report: read(&message.payload, job), sequence: message.sequence })),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(unavailable(error.to_string())),
         }
@@ -149,6 +146,16 @@ impl Broker {
     async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, PublishError> {
         Ok(self.jetstream.send_publish(subject, message).await?.await?.sequence)
     }
+}
+
+/// The report that an event carries. One that another client wrote and that says nothing about this
+/// job counts for nothing: the next write replaces it.
+fn read(event: &[u8], job: JobId) -> Report {
+    let report = Report::parse(event).ok().filter(|report| report.job == job);
+    report.unwrap_or_else(|| {
+        tracing::warn!(%job, "the event of the job is no report on it");
+        Report::queued(job)
+    })
 }
 
 /// How long the event may stay. One that says that more is to come stays until that has come, and

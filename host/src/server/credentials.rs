@@ -50,7 +50,7 @@ impl Credentials {
         }
         super::folder::make_private(&self.folder)?;
         let new = generate()?;
-        super::folder::write_private(path, &format!("{}\n", new.seed.reveal()))?;
+        crate::private::write(path, &format!("{}\n", new.seed.reveal())).map_err(ServerError::files("write", path))?;
         Ok(new.user)
     }
 

@@ -1,12 +1,13 @@
 //! The data folder: private, and one `up` at a time.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::ServerError;
+use crate::private;
 
 /// Bits that would let somebody else in.
 const OTHERS: u32 = 0o077;
@@ -82,7 +83,7 @@ impl DataFolder {
 
     /// Writes a file only we can read, whole or not at all.
     pub fn write_private(&self, path: &Path, text: &str) -> Result<(), ServerError> {
-        write_private(path, text)
+        private::write(path, text).map_err(ServerError::files("write", path))
     }
 
     /// The log of a child.
@@ -108,25 +109,11 @@ impl DataFolder {
     }
 }
 
-/// Writes a file only we can read: to a new file beside it, which then takes its name, so that a
-/// reader and a full disk never leave half of it.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |source| ServerError::Files { action: "write", path: path.to_owned(), source };
-    // `tempfile` makes its files 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
-}
-
 pub(super) fn make_private(path: &Path) -> Result<(), ServerError> {
     if path.is_dir() {
         return Ok(());
     }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(ServerError::files("make", path))
+    private::folder(path).map_err(ServerError::files("make", path))
 }
 
 fn open_private(path: &Path, how: &mut OpenOptions) -> Result<File, ServerError> {

@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use wasmjob_runtime::{Digest, Outcome, Progress, Usage};
 
 use super::{JobId, JobSpec};
@@ -151,10 +151,12 @@ pub struct Times {
     pub finished: Option<String>,
 }
 
-/// `time` the way reports have it. `None` for years that RFC 3339 has not.
+/// `time` the way reports have it: always with three decimals, so that times sort as texts.
+/// `None` for years that RFC 3339 has not.
 pub fn timestamp(time: OffsetDateTime) -> Option<String> {
-    let millis = time.millisecond();
-    time.replace_millisecond(millis).ok()?.format(&Rfc3339).ok()
+    let (whole, millis) = (time.to_offset(UtcOffset::UTC).replace_nanosecond(0).ok()?, time.millisecond());
+    let text = whole.format(&Rfc3339).ok()?;
+    Some(format!("{}.{millis:03}Z", text.strip_suffix('Z')?))
 }
 
 /// What a job put out.
@@ -186,5 +188,18 @@ impl OutputValue {
             OutputValue::Base64(text) => Some(BASE64_STANDARD.decode(text).unwrap_or_default().into()),
             OutputValue::Artifact(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_decimals_and_sort_as_texts() {
+        let at = |nanos: i128| timestamp(OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap()).unwrap();
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_530_999_999), "1970-01-01T00:00:01.530Z");
+        assert!(at(1_530_000_000) < at(1_531_000_000) && at(1_999_000_000) < at(2_000_000_000));
     }
 }

@@ -276,8 +276,8 @@ impl JobSpec {
         if !is_queue_name(&self.queue) {
             return wrong("queue", format!("`{}` is no queue name: 1 to 32 of a-z, 0-9 and -", self.queue));
         }
-        if self.result_ttl_ms < RESULT_TTL_MS_MIN {
-            return wrong("result_ttl_ms", format!("at least {RESULT_TTL_MS_MIN}, so that a late look still finds it"));
+        if !(RESULT_TTL_MS_MIN..=RESULT_TTL_MS_MAX).contains(&self.result_ttl_ms) {
+            return wrong("result_ttl_ms", format!("{RESULT_TTL_MS_MIN} to {RESULT_TTL_MS_MAX} are possible"));
         }
         let args: usize = self.args.iter().map(String::len).sum();
         let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -317,6 +317,9 @@ impl JobSpec {
 
 /// A result must outlive the longest time in which the queue may deliver its job once more.
 const RESULT_TTL_MS_MIN: u64 = 60_000;
+/// Ten years. The server counts in nanoseconds and refuses a time to live that overflows, and a
+/// result that cannot be stored would be tried again for ever.
+const RESULT_TTL_MS_MAX: u64 = 3_650 * 86_400_000;
 
 /// Whether `name` can be a queue's name.
 pub fn is_queue_name(name: &str) -> bool {
