@@ -13,7 +13,7 @@ use crate::{
     adapt,
     blob::Digest,
     capability::{self, JobPre},
-    limits::COMPONENT_BYTES_MAX,
+    limits::{COMPONENT_BYTES_MAX, Limit},
     report::Outcome,
     store::State,
 };
@@ -58,14 +58,27 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Ou
         Some(Kind::Module) => Some(adapt::adapt(bytes).map_err(|why| invalid(format!("the module is {why}")))?),
         None => return Err(invalid(not_wasm(bytes))),
     };
-    Component::from_binary(engine, adapted.as_deref().unwrap_or(bytes))
-        .map_err(|error| invalid(format!("the component is not valid: {error:#}")))
+    Component::from_binary(engine, adapted.as_deref().unwrap_or(bytes)).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// What the instance pool cannot hold is a limit, whatever attempt it is; everything else is no
+/// valid component. wasmtime has no types for this, so its words have to do; tests hold them.
+fn not_compiled(error: &wasmtime::Error) -> Outcome {
+    let why = format!("{error:#}");
+    let limit = if why.contains("has a minimum element size of") {
+        Limit::Table
+    } else if why.contains("exceeds the per-instance limit") || why.contains("exceeds the configured maximum") {
+        Limit::Instances
+    } else {
+        return Outcome::invalid(format!("the component is not valid: {why}"));
+    };
+    Outcome { retryable: false, ..Outcome::limited(limit, format!("the component is too large: {why}")) }
 }
 
 /// The outcome for a component of too many bytes.
 pub(crate) fn too_large(size: u64) -> Outcome {
     let message = format!("the component has {size} bytes, more than the {COMPONENT_BYTES_MAX} that are compiled");
-    Outcome { retryable: false, ..Outcome::limited(crate::limits::Limit::Compile, message) }
+    Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) }
 }
 
 /// Checks what a compiled component imports and exports and links it.
@@ -136,8 +149,15 @@ fn is_granted(import: &str) -> bool {
     wasi || capability::ALWAYS.contains(&interface)
 }
 
+/// Names that a message lists before it only counts them.
+const NAMES_MAX: usize = 8;
+
 fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let shown = names.iter().take(NAMES_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// What the author can do about an import that is refused: the flag that would grant it.

@@ -1,6 +1,6 @@
 //! How the sandbox tells one end of an attempt from another, and what it says about it.
 
-use wasmtime::Trap;
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
@@ -11,8 +11,10 @@ use crate::{
     store::{LimitReached, State},
 };
 
-/// Bytes of a message in a report.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// Functions a message names when a guest trapped, innermost first.
+const FRAMES_MAX: usize = 3;
+/// Bytes of each name; guests choose them.
+const FRAME_BYTES_MAX: usize = 80;
 
 /// The ways an attempt ends.
 pub(crate) enum Ending {
@@ -35,7 +37,7 @@ pub(crate) fn outcome(ending: &Ending, limits: &Limits, state: &State) -> Outcom
     match ending {
         Ending::Returned(_) => Outcome::ok(),
         Ending::Exited(code) => exited(*code, state),
-        Ending::GaveUp(failure) => Outcome::ended(OutcomeKind::Error, cut(&failure.message), failure.retryable),
+        Ending::GaveUp(failure) => Outcome::ended(OutcomeKind::Error, &failure.message, failure.retryable),
         Ending::Failed(error) => failed(error, limits, state),
         Ending::OutOfTime => limited(Limit::Wall, limits),
         Ending::Cancelled => Outcome::cancelled(),
@@ -66,21 +68,38 @@ fn failed(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => limited(Limit::Fuel, limits),
         Some(Trap::StackOverflow) => limited(Limit::Stack, limits),
-        Some(trap) => Outcome::ended(OutcomeKind::Trap, with_tail(trap.to_string(), state), true),
+        Some(trap) => trapped(format!("{trap}{}", place(error)), state),
         None => other(error, limits, state),
     }
 }
 
-/// wasmtime has no types for what is told apart here, so its words have to do; tests hold them.
 fn other(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
-    let text = format!("{error:#}");
-    if text.contains("resource limit exceeded") || text.contains("concurrent") && text.contains("limit of") {
+    let cause = error.root_cause().to_string();
+    if error.is::<PoolConcurrencyLimitError>() || cause.starts_with("resource limit exceeded") {
         return limited(Limit::Instances, limits);
     }
-    if text.contains("resource table has no free keys") || text.contains("resource table is full") {
+    let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    // wasmtime has no type for this one, so its words have to do; a test holds them.
+    if full || cause.ends_with("store handle limit exceeded") {
         return limited(Limit::Handles, limits);
     }
-    Outcome::ended(OutcomeKind::Trap, with_tail(cut(&text), state), true)
+    trapped(cause, state)
+}
+
+fn trapped(message: String, state: &State) -> Outcome {
+    Outcome::ended(OutcomeKind::Trap, with_tail(message, state), true)
+}
+
+/// Where the guest was, as far as the component has names for its functions.
+fn place(error: &wasmtime::Error) -> String {
+    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+    let names: Vec<String> = frames
+        .iter()
+        .take(FRAMES_MAX)
+        .map_while(|frame| frame.func_name())
+        .map(|name| format!("`{}`", &name[..floor_char_boundary(name, FRAME_BYTES_MAX)]))
+        .collect();
+    if names.is_empty() { String::new() } else { format!(" in {}", names.join(", called by ")) }
 }
 
 fn limited(limit: Limit, limits: &Limits) -> Outcome {
@@ -91,7 +110,10 @@ fn limited(limit: Limit, limits: &Limits) -> Outcome {
         Limit::Output => format!("put out more than {} bytes", limits.output),
         Limit::Stack => format!("used up its stack of {} bytes", limits::STACK_BYTES_MAX),
         Limit::Table => format!("wanted a table of more than {} elements", limits::TABLE_ELEMENTS_MAX),
-        Limit::Handles => format!("held more than {} handles", limits::HANDLES_MAX),
+        Limit::Handles => {
+            let (host, all) = (limits::HANDLES_MAX, limits::COMPONENT_HANDLES_MAX);
+            format!("held more than {host} handles on host objects or {all} in all")
+        }
         Limit::Instances => "has more instances, memories or tables than an attempt may".into(),
         Limit::Input | Limit::Compile => format!("reached its {limit} limit"),
     };
@@ -104,8 +126,4 @@ fn with_tail(message: String, state: &State) -> String {
         Some(tail) => format!("{message}; standard error ends with: {tail}"),
         None => message,
     }
-}
-
-fn cut(message: &str) -> String {
-    message[..floor_char_boundary(message, MESSAGE_BYTES_MAX)].to_owned()
 }

@@ -67,6 +67,9 @@ pub const TABLE_ELEMENTS_MAX: usize = 200_000;
 pub const TABLE_ELEMENTS_RESERVED: usize = TABLE_ELEMENTS_MAX + 1;
 /// Handles on host objects (streams, pollables, blobs) that a guest can hold at once.
 pub const HANDLES_MAX: usize = 1_024;
+/// Handles of all kinds, those of components on resources of each other included. Each costs the
+/// host 24 bytes.
+pub const COMPONENT_HANDLES_MAX: usize = 4_096;
 /// Bytes a guest can hand to the host in the arguments of one call.
 pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Random bytes for one call.
@@ -77,6 +80,8 @@ pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one line of the log; longer lines are cut.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the message in a report; longer ones are cut. Guests have a say in what is in it.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// Artifacts that one attempt can be writing at the same time.
 pub const WRITERS_MAX: usize = 16;
 /// Fuel after which a guest lets its thread look at deadlines and cancels: about 1 ms.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{blob::Blob, limits::Limit};
+use crate::{
+    blob::Blob,
+    limits::{Limit, MESSAGE_BYTES_MAX},
+    stdio::floor_char_boundary,
+};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,9 +51,11 @@ impl Outcome {
         Outcome { kind: OutcomeKind::Ok, limit: None, message: None, retryable: false, exit_code: None }
     }
 
-    /// It ended as `kind`, for the reason in `message`.
+    /// It ended as `kind`, for the reason in `message`, which is cut to what a report holds.
     pub fn ended(kind: OutcomeKind, message: impl Into<String>, retryable: bool) -> Self {
-        Outcome { kind, limit: None, message: Some(message.into()), retryable, exit_code: None }
+        let mut message = message.into();
+        message.truncate(floor_char_boundary(&message, MESSAGE_BYTES_MAX));
+        Outcome { kind, limit: None, message: Some(message), retryable, exit_code: None }
     }
 
     /// A ceiling ended it.

@@ -24,7 +24,7 @@ use crate::{
     component::{self, Entry, Prepared},
     ending::{self, Ending},
     engine,
-    limits::{COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
+    limits::{self, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
     log::LogSink,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
@@ -264,10 +264,11 @@ fn refused_input(attempt: &Attempt) -> Option<Outcome> {
 }
 
 /// Puts every limit in place before any code of the guest runs.
-fn arm(store: &mut Store<State>, limits: &Limits) -> wasmtime::Result<()> {
+fn arm(store: &mut Store<State>, given: &Limits) -> wasmtime::Result<()> {
     store.limiter(|state| &mut state.meter);
-    store.set_hostcall_fuel(crate::limits::CALL_BYTES_MAX);
-    store.set_fuel(limits.fuel)?;
+    store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
+    store.set_max_component_handles(limits::COMPONENT_HANDLES_MAX);
+    store.set_fuel(given.fuel)?;
     store.fuel_async_yield_interval(Some(YIELD_FUEL))
 }
 

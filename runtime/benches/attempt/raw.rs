@@ -93,6 +93,7 @@ impl Guest {
         let mut store = Store::new(&self.engine, state(case, &given, &stdout, &stderr));
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
+        store.set_max_component_handles(limits::COMPONENT_HANDLES_MAX);
         store.set_fuel(given.fuel).unwrap();
         store.fuel_async_yield_interval(Some(limits::YIELD_FUEL)).unwrap();
         let output = timeout(Duration::from_millis(given.wall_ms), self.call(&mut store, case)).await.unwrap();

@@ -348,3 +348,194 @@ async fn damaged_compiled_code_is_compiled_again() {
     attempt(&sandbox, component).await.unwrap();
     assert_eq!((sandbox.cache_counts().compiled, sandbox.cache_counts().disk_hits), (1, 0));
 }
+
+/// A component that exports `wasi:cli/run` of this version; `body` is the core function behind it.
+/// `before` can import things and say how they are lowered, in `with`.
+fn component(version: &str, before: &str, with: &str, imports: &str, body: &str) -> String {
+    format!(
+        r#"(component
+            {before}
+            (core module $m {imports} (func (export "run") (result i32) {body}))
+            (core instance $i (instantiate $m {with}))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (component $run-only (import "f" (func $f (result (result)))) (export "run" (func $f)))
+            (instance $exported (instantiate $run-only (with "f" (func $run))))
+            (export "wasi:cli/run@{version}" (instance $exported)))"#
+    )
+}
+
+fn bare_component(version: &str) -> String {
+    component(version, "", "", "", "i32.const 0")
+}
+
+#[tokio::test]
+async fn a_component_of_any_patch_release_of_wasi_runs() {
+    for version in ["0.2.0", "0.2.3", "0.2.12", "0.2.99"] {
+        let import = format!(
+            r#"(import "wasi:clocks/monotonic-clock@{version}" (instance $clock (export "now" (func (result u64)))))
+               (core func $now (canon lower (func $clock "now")))"#
+        );
+        let with = r#"(with "" (instance (export "now" (func $now))))"#;
+        let text = component(
+            version,
+            &import,
+            with,
+            r#"(import "" "now" (func $now (result i64)))"#,
+            "(drop (call $now)) i32.const 0",
+        );
+        assert!(run(&text).await.outcome.is_ok(), "{version}: {:?}", run(&text).await.outcome);
+    }
+    let failing = component("0.2.0", "", "", "", "i32.const 1");
+    assert_eq!(run(&failing).await.outcome.exit_code, Some(1));
+}
+
+#[tokio::test]
+async fn a_component_inside_a_component_runs() {
+    let inner = bare_component("0.2.0").replacen("(component", "(component $inner", 1);
+    let outer = format!(
+        r#"(component {inner} (instance $x (instantiate $inner))
+            (export "wasi:cli/run@0.2.0" (instance $x "wasi:cli/run@0.2.0")))"#
+    );
+    let report = run(&outer).await;
+    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+}
+
+#[tokio::test]
+async fn a_trap_or_an_exit_in_a_start_function_ends_the_attempt_as_anywhere_else() {
+    let trap = command(r#"(func $f unreachable) (start $f) (func (export "_start"))"#);
+    assert_eq!(run(&trap).await.outcome.kind, OutcomeKind::Trap);
+    let exit = command(r#"(func $f (call $exit (i32.const 5))) (start $f) (func (export "_start"))"#);
+    assert_eq!(run(&exit).await.outcome.exit_code, Some(5));
+}
+
+#[tokio::test]
+async fn a_trap_says_in_which_functions_it_happened() {
+    let text =
+        command(r#"(func $inner unreachable) (func $outer (call $inner)) (func (export "_start") (call $outer))"#);
+    let message = run(&text).await.outcome.message.unwrap();
+    assert!(message.contains("in `inner`, called by `outer`"), "{message}");
+}
+
+/// A component with `count` core instances of a module made of `field`.
+fn many(count: usize, field: &str) -> String {
+    let instances = "(core instance (instantiate $many))".repeat(count);
+    component("0.2.0", &format!("(core module $many {field}) {instances}"), "", "", "i32.const 0")
+}
+
+#[tokio::test]
+async fn too_many_instances_memories_or_tables_are_a_limit() {
+    for (most, field) in [(100, ""), (10, "(memory 1)"), (40, "(table 1 funcref)")] {
+        let report = run(&many(most, field)).await;
+        assert!(report.outcome.is_ok(), "{field}: {:?}", report.outcome);
+        assert_limit(&run(&many(2 * most, field)).await, Limit::Instances);
+    }
+    assert_limit(&run(&many(1, "(table 200001 funcref)")).await, Limit::Table);
+    assert_limit(&run(&many(1, "(table 10000000 funcref)")).await, Limit::Table);
+    assert_limit(&run(&many(1, "(memory 65536)")).await, Limit::Memory);
+    assert_limit(&run(&many(9, "(memory 1024)")).await, Limit::Memory);
+}
+
+#[tokio::test]
+async fn a_guest_that_never_lets_go_of_a_handle_ends_at_its_handles() {
+    let host_owned = component(
+        "0.2.0",
+        r#"(import "wasi:io/streams@0.2.0" (instance $streams (export "output-stream" (type (sub resource)))))
+           (alias export $streams "output-stream" (type $stream))
+           (import "wasi:cli/stdout@0.2.0" (instance $stdout
+             (alias outer 1 $stream (type $stream))
+             (export "output-stream" (type $exported (eq $stream)))
+             (export "get-stdout" (func (result (own $exported))))))
+           (core func $get (canon lower (func $stdout "get-stdout")))"#,
+        r#"(with "" (instance (export "get" (func $get))))"#,
+        r#"(import "" "get" (func $get (result i32)))"#,
+        "(loop $l (drop (call $get)) (br $l)) i32.const 0",
+    );
+    assert_limit(&run(&host_owned).await, Limit::Handles);
+    let guest_owned = component(
+        "0.2.0",
+        "(type $own (resource (rep i32))) (core func $get (canon resource.new $own))",
+        r#"(with "" (instance (export "get" (func $get))))"#,
+        r#"(import "" "get" (func $get (param i32) (result i32)))"#,
+        "(loop $l (drop (call $get (i32.const 1))) (br $l)) i32.const 0",
+    );
+    assert_limit(&run(&guest_owned).await, Limit::Handles);
+}
+
+/// A command with one more import of WASI preview 1.
+fn command_with(import: &str, body: &str) -> String {
+    start(body).replacen("(memory", &format!("(import \"wasi_snapshot_preview1\" {import}) (memory"), 1)
+}
+
+async fn run_for_100_ms(text: &str) -> AttemptReport {
+    run_with(text, |attempt| attempt.limits = Limits { wall_ms: 100, ..Limits::default() }).await
+}
+
+#[tokio::test]
+async fn a_guest_that_only_calls_the_host_ends_at_its_wall_limit() {
+    let clock = command_with(
+        r#""clock_time_get" (func $clock (param i32 i64 i32) (result i32))"#,
+        "(loop $l (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 0))) (br $l))",
+    );
+    assert_limit(&run_for_100_ms(&clock).await, Limit::Wall);
+    let nothing =
+        start("(loop $l (drop (call $write (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 8))) (br $l))");
+    assert_limit(&run_for_100_ms(&nothing).await, Limit::Wall);
+}
+
+#[tokio::test]
+async fn a_guest_that_sleeps_for_an_hour_is_woken_at_its_wall_limit() {
+    // One subscription at address 0: a relative time of 3600 s on the monotonic clock.
+    let text = command_with(
+        r#""poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32))"#,
+        "(i32.store (i32.const 16) (i32.const 1)) (i64.store (i32.const 24) (i64.const 3600000000000))
+         (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))",
+    );
+    let report = run_for_100_ms(&text).await;
+    assert_limit(&report, Limit::Wall);
+    assert!(report.usage.fuel < 1_000_000, "it slept");
+}
+
+#[tokio::test]
+async fn a_flood_of_single_bytes_ends_at_the_output_limit_and_one_of_standard_error_does_not() {
+    let flood = |fd: u32, writes: u32| {
+        start(&format!(
+            "(local $n i32) (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 1))
+             (loop $l
+               (drop (call $write (i32.const {fd}) (i32.const 0) (i32.const 1) (i32.const 8)))
+               (br_if $l (i32.ne (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const {writes}))))"
+        ))
+    };
+    let report = run_with(&flood(1, 0), |attempt| attempt.limits.output = 1000).await;
+    assert_limit(&report, Limit::Output);
+    assert_eq!(output(&report).len(), 1000);
+    let report = run_with(&flood(2, 5000), |attempt| attempt.limits.log = 1000).await;
+    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+    assert_eq!(report.usage.log_bytes_dropped, 4000);
+}
+
+#[tokio::test]
+async fn more_random_bytes_than_one_call_gives_are_refused_with_the_reason() {
+    let ask = |bytes: u32| {
+        command_with(
+            r#""random_get" (func $random (param i32 i32) (result i32))"#,
+            &format!("(drop (memory.grow (i32.const 20))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
+        )
+    };
+    assert!(run(&ask(65536)).await.outcome.is_ok());
+    let outcome = run(&ask(1 << 20)).await.outcome;
+    assert_eq!(outcome.kind, OutcomeKind::Trap);
+    assert!(outcome.message.unwrap().starts_with("requested len 1048576 exceeds limit 65536"));
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_repeat_thousands_of_names() {
+    let exports: String = (0..5000).map(|i| format!(r#"(export "some-name-{i}" (func $run))"#)).collect();
+    let text = format!(
+        r#"(component (core module $m (func (export "f") (result i32) i32.const 0))
+            (core instance $i (instantiate $m)) (func $run (result u32) (canon lift (core func $i "f"))) {exports})"#
+    );
+    let message = refusal_of(&text).await;
+    assert!(message.len() < 1000 && message.contains("`some-name-0`") && message.contains("4992 more"), "{message}");
+    let long = format!(r#"(component (import "a:{}/b" (instance)))"#, "x".repeat(50_000));
+    assert!(refusal_of(&long).await.len() <= 4096);
+}
