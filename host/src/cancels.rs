@@ -9,6 +9,7 @@ use std::{
 use async_nats::jetstream::kv::Operation;
 use futures_util::StreamExt;
 use lru::LruCache;
+use tokio::sync::watch;
 use wasmjob_runtime::Signals;
 
 use crate::{
@@ -22,7 +23,10 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(100_000).expect("it is not ze
 
 /// The cancels this node knows of and the attempts it can end.
 #[derive(Clone)]
-pub struct Cancels(Arc<Mutex<State>>);
+pub struct Cancels {
+    state: Arc<Mutex<State>>,
+    known: Arc<watch::Sender<bool>>,
+}
 
 struct State {
     asked: LruCache<JobId, ()>,
@@ -37,13 +41,21 @@ pub struct Registration {
 
 impl Default for Cancels {
     fn default() -> Self {
-        Cancels(Arc::new(Mutex::new(State { asked: LruCache::new(REMEMBERED), running: HashMap::new() })))
+        let state = State { asked: LruCache::new(REMEMBERED), running: HashMap::new() };
+        Cancels { state: Arc::new(Mutex::new(state)), known: Arc::new(watch::channel(false).0) }
     }
 }
 
 impl Cancels {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the cancels are known that were asked for before this node started: a job must not
+    /// run because its cancel is read a moment later.
+    pub async fn known(&self) {
+        // The sender is in `self`, so it cannot be gone.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
     }
 
     /// Whether somebody wants this job ended.
@@ -84,6 +96,10 @@ impl Cancels {
         let bucket = broker.jetstream.get_key_value(names::CANCELS).await;
         let bucket = bucket.map_err(|error| unavailable(error.to_string()))?;
         let mut kept = bucket.watch_with_history(">").await.map_err(|error| unavailable(error.to_string()))?;
+        let status = bucket.status().await.map_err(|error| unavailable(error.to_string()))?;
+        if status.values() == 0 {
+            self.known.send_replace(true);
+        }
         loop {
             tokio::select! {
                 message = plain.next() => match message {
@@ -91,8 +107,14 @@ impl Cancels {
                     None => return Ok(()),
                 },
                 entry = kept.next() => match entry {
-                    Some(Ok(entry)) if entry.operation == Operation::Put => self.ask(&entry.key),
-                    Some(Ok(_)) => {}
+                    Some(Ok(entry)) => {
+                        if entry.operation == Operation::Put {
+                            self.ask(&entry.key);
+                        }
+                        if entry.delta == 0 {
+                            self.known.send_replace(true);
+                        }
+                    }
                     Some(Err(error)) => return Err(unavailable(error.to_string())),
                     None => return Ok(()),
                 },

@@ -38,7 +38,7 @@ pub fn on_delivery(fresh: Report, stored: Option<Report>, redelivered: bool, can
     }
     // The attempt that the event speaks of has ended without a word, or the message would not be
     // here. A redelivery without an event is an attempt that ended before it was announced.
-    if report.attempt > 0 {
+    if report.state == State::Running {
         let lost = Outcome::ended(OutcomeKind::Lost, "its node disappeared", true);
         let record = report.as_record(lost);
         report.attempts.push(record);
@@ -62,6 +62,17 @@ pub fn on_delivery(fresh: Report, stored: Option<Report>, redelivered: bool, can
     report.progress = None;
     report.times.started = None;
     Decision::Run { report: Box::new(report), announce: redelivered }
+}
+
+/// The report of a job whose attempt its node ends without a result, because the node stops. Not
+/// the job's fault: it does not count as lost.
+pub fn on_hand_back(mut report: Report) -> Report {
+    let node = report.node.as_deref().unwrap_or("its node");
+    let outcome = Outcome::ended(OutcomeKind::Cancelled, format!("handed back because {node} was stopping"), true);
+    let record = report.as_record(outcome);
+    report.attempts.push(record);
+    report.state = State::Queued;
+    report
 }
 
 fn lost(attempts: &[AttemptRecord]) -> usize {
@@ -173,6 +184,17 @@ mod tests {
         }
         let Decision::Finish(report) = on_delivery(queued(), stored, true, false, "a") else { panic!() };
         assert_eq!((report.state, report.attempts.len()), (State::Dead, LOST_MAX + 1));
+    }
+
+    #[test]
+    fn an_attempt_that_was_handed_back_is_recorded_and_not_counted_as_lost() {
+        let mut stored = None;
+        for attempt in 1..20 {
+            let (report, _) = run(on_delivery(queued(), stored, true, false, "a"));
+            assert_eq!((report.attempt as usize, report.attempts.len()), (attempt, attempt - 1));
+            stored = Some(on_hand_back(report));
+        }
+        assert_eq!(stored.unwrap().state, State::Queued);
     }
 
     #[test]

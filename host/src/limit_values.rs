@@ -8,7 +8,7 @@ use wasmjob_runtime::{
 };
 
 use crate::{
-    config,
+    config::{self, Config},
     units::{Size, Span},
     wire::LimitTable,
 };
@@ -23,14 +23,22 @@ pub enum LimitConfigError {
         name: String,
     },
     /// The value cannot be read.
-    #[error("the limit {name}=`{value}` cannot be read: {reason}")]
+    #[error("the limit {name} cannot be read: {reason}")]
     Value {
         /// The name.
         name: String,
-        /// The value.
-        value: String,
         /// What is wrong.
         reason: String,
+    },
+    /// A limit of the configuration.
+    #[error("{key} ({from}): {error}")]
+    Key {
+        /// The key.
+        key: String,
+        /// Where its value is from.
+        from: String,
+        /// What is wrong.
+        error: Box<LimitConfigError>,
     },
     /// The operator's own maximum is below the operator's own default, or beyond what can be enforced.
     #[error("limits.{section}.{name} is {given}, above the {allowed} that is possible")]
@@ -47,12 +55,22 @@ pub enum LimitConfigError {
 }
 
 /// The defaults and the maximum of the configuration.
-pub fn limits(config: &config::Limits) -> Result<(Limits, Limits), LimitConfigError> {
-    let maximum = over(Limits::maximum_default(), &config.max)?;
+pub fn limits(config: &Config) -> Result<(Limits, Limits), LimitConfigError> {
+    in_force(&config.limits).map_err(|(key, error)| match key {
+        Some(key) => LimitConfigError::Key { from: config.source(&key).to_string(), key, error: Box::new(error) },
+        None => error,
+    })
+}
+
+/// An error with the key it is about.
+type KeyError = (Option<String>, LimitConfigError);
+
+fn in_force(config: &config::Limits) -> Result<(Limits, Limits), KeyError> {
+    let maximum = over(Limits::maximum_default(), "max", &config.max)?;
     for info in &CHOOSABLE {
         if let Some(given) = maximum.get(info.name).filter(|given| *given > info.ceiling) {
-            let (given, allowed) = (show(info, given), show(info, info.ceiling));
-            return Err(LimitConfigError::AboveMaximum { section: "max", name: info.name, given, allowed });
+            let (given, allowed) = (info.show(given), info.show(info.ceiling));
+            return Err((None, LimitConfigError::AboveMaximum { section: "max", name: info.name, given, allowed }));
         }
     }
     // A maximum below the built-in default lowers the default with it; one that was written is checked.
@@ -61,21 +79,19 @@ pub fn limits(config: &config::Limits) -> Result<(Limits, Limits), LimitConfigEr
         let lower = defaults.get(info.name).unwrap_or(0).min(maximum.get(info.name).unwrap_or(u64::MAX));
         defaults.set(info.name, lower);
     }
-    let defaults = over(defaults, &config.default)?;
+    let defaults = over(defaults, "default", &config.default)?;
     match defaults.first_above(&maximum) {
         None => Ok((defaults, maximum)),
-        Some((info, given, allowed)) => Err(LimitConfigError::AboveMaximum {
-            section: "default",
-            name: info.name,
-            given: show(info, given),
-            allowed: show(info, allowed),
-        }),
+        Some((info, given, allowed)) => {
+            let (given, allowed) = (info.show(given), info.show(allowed));
+            Err((None, LimitConfigError::AboveMaximum { section: "default", name: info.name, given, allowed }))
+        }
     }
 }
 
-fn over(mut limits: Limits, table: &BTreeMap<String, String>) -> Result<Limits, LimitConfigError> {
+fn over(mut limits: Limits, section: &str, table: &BTreeMap<String, String>) -> Result<Limits, KeyError> {
     for (name, value) in table {
-        let (_, value) = parse(name, value)?;
+        let (_, value) = parse(name, value).map_err(|error| (Some(format!("limits.{section}.{name}")), error))?;
         limits.set(name, value);
     }
     Ok(limits)
@@ -101,7 +117,7 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
             .map_err(|error| error.to_string()),
         Unit::Fuel => parse_fuel(value),
     };
-    let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), value: value.to_owned(), reason };
+    let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), reason };
     match read.map_err(wrong)? {
         0 => Err(wrong("it must be more than 0".into())),
         value => Ok((info, value)),
@@ -109,7 +125,7 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
 }
 
 fn parse_fuel(value: &str) -> Result<u64, String> {
-    let wanted = || "a number like 1000000 or 1e9 is wanted".to_owned();
+    let wanted = || format!("`{value}` is not a number like 1000000 or 1e9");
     if let Ok(number) = value.parse() {
         return Ok(number);
     }
@@ -117,15 +133,6 @@ fn parse_fuel(value: &str) -> Result<u64, String> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = number as u64;
     if (1.0..9e18).contains(&number) && number.fract() == 0.0 { Ok(whole) } else { Err(wanted()) }
-}
-
-/// A limit's value with its unit.
-pub fn show(info: &LimitInfo, value: u64) -> String {
-    match info.unit {
-        Unit::Bytes => Size(value).to_string(),
-        Unit::Millis => Span(std::time::Duration::from_millis(value)).to_string(),
-        Unit::Fuel => value.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -139,7 +146,8 @@ mod tests {
 
     #[test]
     fn values_are_read_with_their_units() {
-        let (defaults, maximum) = limits(&config(&[("fuel", "1e9"), ("wall", "5s")], &[("memory", "64MiB")])).unwrap();
+        let (defaults, maximum) =
+            in_force(&config(&[("fuel", "1e9"), ("wall", "5s")], &[("memory", "64MiB")])).unwrap();
         assert_eq!((defaults.fuel, defaults.wall_ms), (1_000_000_000, 5_000));
         assert_eq!((defaults.memory, maximum.memory), (64 << 20, 64 << 20));
     }
@@ -147,13 +155,13 @@ mod tests {
     #[test]
     fn wrong_limits_are_named() {
         for (default, max, named) in [
-            (&[("disk", "1")][..], &[][..], "disk"),
+            (&[("disk", "1")][..], &[][..], "no limit `disk`"),
             (&[("fuel", "many")], &[], "many"),
             (&[("fuel", "0")], &[], "more than 0"),
             (&[("memory", "2GiB")], &[("memory", "1GiB")], "limits.default.memory"),
             (&[], &[("memory", "5GiB")], "limits.max.memory"),
         ] {
-            let error = limits(&config(default, max)).unwrap_err().to_string();
+            let error = in_force(&config(default, max)).unwrap_err().1.to_string();
             assert!(error.contains(named), "{error}");
         }
     }

@@ -35,6 +35,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const CODE_BYTES_MAX: usize = 512 << 20;
 /// How long attempts that are handed back may take to let go.
 const HAND_BACK: Duration = Duration::from_secs(5);
+/// How long the last messages to NATS may take.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// How long a listener that failed waits before it listens again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -113,6 +115,11 @@ impl Node {
         Ok(Node { worker: Arc::new(worker), info, queues, slots, drain: config.node.drain, listener, readiness })
     }
 
+    /// Whether the NATS server lets in only those it knows.
+    pub fn server_asks_for_credentials(&self) -> bool {
+        self.worker.broker.client.server_info().auth_required
+    }
+
     /// The node as it describes itself.
     pub fn info(&self) -> &NodeInfo {
         &self.info
@@ -152,14 +159,21 @@ impl Node {
             () = drain(&worker, &mut slots, self.drain, &hurry) => {}
             () = beat(&worker, draining) => {}
         }
-        if let Err(error) = nodes::remove(&worker.broker, &self.info.name).await {
-            tracing::warn!(%error, "the node's entry stays until it expires");
+        if timeout(GOODBYE, say_goodbye(&worker.broker, &self.info.name)).await.is_err() {
+            tracing::warn!("NATS does not answer; the node's entry stays until it expires");
         }
-        let _ = worker.broker.client.flush().await;
         served.cancel();
         let _ = timeout(HAND_BACK, serve).await;
         Ok(())
     }
+}
+
+/// Removes the node's entry and waits until everything it said has arrived.
+async fn say_goodbye(broker: &Broker, name: &str) {
+    if let Err(error) = nodes::remove(broker, name).await {
+        tracing::warn!(%error, "the node's entry stays until it expires");
+    }
+    let _ = broker.client.flush().await;
 }
 
 async fn connect(
@@ -222,7 +236,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
     let dropped = metrics.log_bytes_dropped.clone();
     metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));
     metrics.memory_budget_bytes.set(i64::try_from(config.node.memory).unwrap_or(i64::MAX));
-    let (defaults, maximum) = limit_values::limits(&config.limits)?;
+    let (defaults, maximum) = limit_values::limits(config)?;
     Ok(Worker {
         sandbox,
         artifacts: Arc::new(NodeArtifacts::new(store, cache, Handle::current())),

@@ -11,7 +11,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{
     sync::{Semaphore, oneshot},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -82,6 +82,9 @@ struct Held<'a> {
     sequence: u64,
 }
 
+/// The node stops before it could read what it needs to know.
+struct Stopping;
+
 /// How an attempt ended for this node.
 enum End {
     /// With a report to store.
@@ -95,6 +98,7 @@ enum End {
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
     pub async fn work(self: Arc<Self>, queue: String, lease: Duration) {
+        self.cancels.known().await;
         while !self.draining.is_cancelled() {
             let worked = self.work_until_error(&queue, lease).await;
             if let Err(error) = worked {
@@ -147,8 +151,9 @@ impl Worker {
         let job = spec.id;
         let stored = match held.delivery.delivered > 1 {
             true => self.event(job).await,
-            false => None,
+            false => Ok(None),
         };
+        let Ok(stored) = stored else { return self.hand_back(held, None).await };
         held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
         let redelivered = held.delivery.delivered > 1;
@@ -214,6 +219,9 @@ impl Worker {
             }
             End::HandedBack => {
                 self.metrics.attempt_ended(&queue, "handed_back", started.elapsed());
+                if held.sequence > 0 {
+                    self.give_up(&held, report).await;
+                }
                 self.hand_back(held, None).await;
             }
         }
@@ -271,7 +279,7 @@ impl Worker {
         match self.broker.store(report, held.sequence).await {
             Ok(sequence) => held.sequence = sequence,
             Err(QueueError::Refused { .. }) => {
-                let stored = self.event(report.job).await;
+                let Ok(stored) = self.event(report.job).await else { return true };
                 if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
                     return false;
                 }
@@ -294,7 +302,7 @@ impl Worker {
                     break;
                 }
                 Err(QueueError::Refused { .. }) => {
-                    let stored = self.event(report.job).await;
+                    let Ok(stored) = self.event(report.job).await else { return self.hand_back(held, None).await };
                     if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
                         break;
                     }
@@ -324,9 +332,10 @@ impl Worker {
     async fn bury(&self, held: Held<'_>, reason: String) {
         let named = names::job_of_message(held.delivery.headers());
         let taken = match named {
-            Some(job) => self.event(job).await.is_some(),
-            None => true,
+            Some(job) => self.event(job).await.map(|stored| stored.is_some()),
+            None => Ok(true),
         };
+        let Ok(taken) = taken else { return self.hand_back(held, None).await };
         let job = named.filter(|_| !taken).unwrap_or_else(new_job_id);
         self.metrics.dead_lettered(held.queue);
         tracing::warn!(%job, queue = held.queue, reason, "a message is not a job; it is kept as dead");
@@ -342,6 +351,16 @@ impl Worker {
         let message = format!("wants {wanted} bytes of memory and the largest node has {largest}");
         let outcome = Outcome { retryable: false, ..Outcome::limited(Limit::Memory, message) };
         self.end_unstarted(held, report, outcome).await;
+    }
+
+    /// Stores that this node's attempt ended without a result, so that it is not taken for lost.
+    async fn give_up(&self, held: &Held<'_>, report: Report) {
+        let report = lifecycle::on_hand_back(report);
+        let stored = self.broker.store(&report, held.sequence);
+        // Without it the attempt counts as lost, which a job survives a few times.
+        if let Ok(Err(error)) = timeout(BACKOFF.1, stored).await {
+            tracing::warn!(%error, "that the attempt was handed back could not be stored");
+        }
     }
 
     async fn hand_back(&self, held: Held<'_>, after: Option<Duration>) {
@@ -360,11 +379,12 @@ impl Worker {
     }
 
     /// The event of a job, however long it takes to get an answer.
-    async fn event(&self, job: JobId) -> Option<Stored> {
+    async fn event(&self, job: JobId) -> Result<Option<Stored>, Stopping> {
         let mut wait = BACKOFF.0;
         loop {
             match self.broker.event(job).await {
-                Ok(stored) => return stored,
+                Ok(stored) => return Ok(stored),
+                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
                 Err(error) => {
                     tracing::warn!(%job, %error, "the job's event could not be read; trying again");
                     self.pause(wait).await;

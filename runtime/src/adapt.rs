@@ -2,11 +2,12 @@
 //!
 //! The adapter that stands between the two WASI versions knows only success and failure, so
 //! `proc_exit` is linked past it to `wasi:cli/exit`'s `exit-with-code`, which takes the same
-//! argument: the exit code arrives as the program gave it.
+//! argument: the exit code arrives as the program gave it. A module that shows no memory, as a few
+//! lines of the text format often do not, gets one: the adapter wants to put results there.
 
 use wasi_preview1_component_adapter_provider as provider;
 use wasm_encoder::{
-    ImportSection, Module,
+    ExportKind, ExportSection, ImportSection, MemorySection, MemoryType, Module, SectionId,
     reencode::{self, Reencode, RoundtripReencoder},
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
@@ -14,6 +15,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 const WASI_P1: &str = provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+const MEMORY: &str = "memory";
 const EXIT: &str = "wasi:cli/exit@0.2.12";
 /// The one interface that a rewritten module imports directly.
 const EXIT_WIT: &str = "
@@ -26,10 +28,11 @@ package wasi:cli@0.2.12 { interface exit { exit-with-code: func(status-code: u8)
 /// Errors: a sentence that says what about the module stands in the way.
 pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
     let features = WasmFeatures::default();
-    Validator::new_with_features(features).validate_all(module).map_err(|error| format!("not valid: {error}"))?;
-    let shape = Shape::of(module).map_err(|error| format!("not valid: {error}"))?;
+    let invalid = |error| format!("the module is not valid: {error}");
+    Validator::new_with_features(features).validate_all(module).map_err(invalid)?;
+    let shape = Shape::of(module).map_err(invalid)?;
     shape.check()?;
-    let module = if shape.exits { link_exit(module)? } else { module.to_vec() };
+    let module = rewrite(module, &shape)?;
     let adapter = match shape.starts {
         true => provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
         false => provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -38,7 +41,7 @@ pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
         .module(&module)
         .and_then(|encoder| encoder.adapter(WASI_P1, adapter))
         .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| format!("cannot be made a component: {error:#}"))
+        .map_err(|error| format!("the module cannot be made a component: {error:#}"))
 }
 
 /// What matters of a module for adapting it.
@@ -50,6 +53,10 @@ struct Shape {
     exits: bool,
     /// Exports `_start`.
     starts: bool,
+    /// Has a memory.
+    memory: bool,
+    /// Exports its memory under the name that WASI wants.
+    shows_memory: bool,
     /// Says itself which component interfaces it has.
     typed: bool,
 }
@@ -70,9 +77,12 @@ impl Shape {
                 }
                 Payload::ExportSection(exports) => {
                     for export in exports {
-                        shape.starts |= export?.name == "_start";
+                        let name = export?.name;
+                        shape.starts |= name == "_start";
+                        shape.shows_memory |= name == MEMORY;
                     }
                 }
+                Payload::MemorySection(memories) => shape.memory |= memories.count() > 0,
                 Payload::CustomSection(section) => shape.typed |= section.name().starts_with("component-type"),
                 _ => {}
             }
@@ -84,40 +94,54 @@ impl Shape {
         match self.foreign.first() {
             _ if self.typed => Ok(()),
             Some(import) => Err(format!(
-                "a core module that imports `{import}`, which nothing provides: a plain module can import \
+                "it is a core module that imports `{import}`, which nothing provides: a plain module can import \
                  `{WASI_P1}` only; anything else needs a component"
             )),
-            None if !self.starts => Err("a core module that is no command: it exports no `_start`; build it as a \
+            None if !self.starts => {
+                Err("it is a core module that is no command: it exports no `_start`; build it as a \
                  program (a `main`) for wasm32-wasip1 or wasm32-wasip2"
-                .into()),
+                    .into())
+            }
             None => Ok(()),
         }
     }
 }
 
-/// Renames the import `proc_exit` and says in the module which interface it now belongs to.
-fn link_exit(module: &[u8]) -> Result<Vec<u8>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("cannot be rewritten: {error}");
+/// Renames the import `proc_exit` and says in the module which interface it now belongs to; gives
+/// the module a memory if it shows none.
+fn rewrite(module: &[u8], shape: &Shape) -> Result<Vec<u8>, String> {
+    if !shape.exits && shape.shows_memory {
+        return Ok(module.to_vec());
+    }
+    let cannot = |error: &dyn std::fmt::Display| format!("the module cannot be rewritten: {error}");
     let mut rewritten = Module::new();
-    LinkExit.parse_core_module(&mut rewritten, Parser::new(0), module).map_err(|error| cannot(&error))?;
+    let mut rewriter = Rewriter { add_memory: !shape.memory, show_memory: !shape.shows_memory };
+    rewriter.parse_core_module(&mut rewritten, Parser::new(0), module).map_err(|error| cannot(&error))?;
     let mut bytes = rewritten.finish();
-    let mut resolve = Resolve::default();
-    let package = resolve.push_str("exit.wit", EXIT_WIT).map_err(|error| cannot(&error))?;
-    let world = resolve.select_world(&[package], Some("command")).map_err(|error| cannot(&error))?;
-    embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).map_err(|error| cannot(&error))?;
+    if shape.exits {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("exit.wit", EXIT_WIT).map_err(|error| cannot(&error))?;
+        let world = resolve.select_world(&[package], Some("command")).map_err(|error| cannot(&error))?;
+        embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8).map_err(|error| cannot(&error))?;
+    }
     Ok(bytes)
 }
 
-struct LinkExit;
+struct Rewriter {
+    add_memory: bool,
+    show_memory: bool,
+}
 
-impl Reencode for LinkExit {
+type Rewritten = Result<(), reencode::Error<std::convert::Infallible>>;
+
+impl Reencode for Rewriter {
     type Error = std::convert::Infallible;
 
     fn parse_import_section(
         &mut self,
         imports: &mut ImportSection,
         section: wasmparser::ImportSectionReader<'_>,
-    ) -> Result<(), reencode::Error<Self::Error>> {
+    ) -> Rewritten {
         for import in section.into_imports() {
             let import = import?;
             let entity = RoundtripReencoder.entity_type(import.ty)?;
@@ -126,6 +150,33 @@ impl Reencode for LinkExit {
             } else {
                 imports.import(import.module, import.name, entity);
             }
+        }
+        Ok(())
+    }
+
+    /// Puts the memory where a section of memories belongs, before the next one that is there.
+    fn intersperse_section_hook(
+        &mut self,
+        module: &mut Module,
+        _: Option<SectionId>,
+        before: Option<SectionId>,
+    ) -> Rewritten {
+        let due = matches!(before, Some(SectionId::Tag | SectionId::Global | SectionId::Export));
+        if due && std::mem::take(&mut self.add_memory) {
+            let page = MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None };
+            module.section(MemorySection::new().memory(page));
+        }
+        Ok(())
+    }
+
+    fn parse_export_section(
+        &mut self,
+        exports: &mut ExportSection,
+        section: wasmparser::ExportSectionReader<'_>,
+    ) -> Rewritten {
+        reencode::utils::parse_export_section(self, exports, section)?;
+        if self.show_memory {
+            exports.export(MEMORY, ExportKind::Memory, 0);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
 //! may be, and imports nothing that it was not granted.
 
+use wasmparser::{ComponentTypeRef, Parser, Payload};
 use wasmtime::{
     Engine,
     component::{Component, Linker, types::ComponentItem},
@@ -13,7 +14,7 @@ use crate::{
     adapt,
     blob::Digest,
     capability::{self, JobPre},
-    limits::{COMPONENT_BYTES_MAX, Limit},
+    limits::{COMPONENT_BYTES_MAX, COMPONENT_DEPTH_MAX, Limit},
     report::Outcome,
     store::State,
 };
@@ -55,10 +56,51 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Ou
     }
     let adapted = match kind(bytes) {
         Some(Kind::Component) => None,
-        Some(Kind::Module) => Some(adapt::adapt(bytes).map_err(|why| invalid(format!("the module is {why}")))?),
+        Some(Kind::Module) => Some(adapt::adapt(bytes).map_err(invalid)?),
         None => return Err(invalid(not_wasm(bytes))),
     };
-    Component::from_binary(engine, adapted.as_deref().unwrap_or(bytes)).map_err(|error| Box::new(not_compiled(&error)))
+    let component = adapted.as_deref().unwrap_or(bytes);
+    check_before_compiling(component)?;
+    Component::from_binary(engine, component).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// What a component says of itself before the first byte that makes no sense: the compiler says
+/// what is wrong there.
+#[derive(Default)]
+struct Outline {
+    /// Interfaces and functions it imports.
+    imports: Vec<String>,
+    /// How deep components are nested in it.
+    depth_max: usize,
+}
+
+fn outline(component: &[u8]) -> Outline {
+    let (mut outline, mut depth) = (Outline::default(), 0_usize);
+    for payload in Parser::new(0).parse_all(component).map_while(Result::ok) {
+        match payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(imports) if depth == 0 => {
+                let imports = imports.into_iter().map_while(Result::ok);
+                let needed = imports.filter(|import| !matches!(import.ty, ComponentTypeRef::Type(_)));
+                outline.imports.extend(needed.map(|import| import.name.name.to_owned()));
+            }
+            _ => {}
+        }
+        outline.depth_max = outline.depth_max.max(depth);
+    }
+    outline
+}
+
+/// Refuses what would only cost: compiling takes seconds, and memory that nobody counts.
+fn check_before_compiling(component: &[u8]) -> Result<(), Outcome> {
+    let Outline { imports, depth_max } = outline(component);
+    if depth_max > COMPONENT_DEPTH_MAX {
+        let message = format!("the component nests others more than {COMPONENT_DEPTH_MAX} deep");
+        return Err(Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) });
+    }
+    // Once more when it is linked, which is all that code from the cache goes through.
+    refuse_foreign(imports).map_err(Outcome::invalid)
 }
 
 /// What the instance pool cannot hold is a limit, whatever attempt it is; everything else is no
@@ -85,7 +127,7 @@ pub(crate) fn too_large(size: u64) -> Outcome {
 /// Errors: an `invalid` outcome.
 pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component) -> Result<Prepared, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
-    check_imports(component).map_err(invalid)?;
+    refuse_foreign(imports(component)).map_err(invalid)?;
     let export = find_entry(component).map_err(invalid)?;
     let linked = linker
         .instantiate_pre(component)
@@ -127,19 +169,22 @@ fn not_wasm(bytes: &[u8]) -> String {
 /// imports them; without a grant they have no files and refuse every socket.
 const WASI: [&str; 6] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
 
-fn check_imports(component: &Component) -> Result<(), String> {
-    let refused: Vec<String> = component
+fn imports(component: &Component) -> Vec<String> {
+    component
         .component_type()
         .imports(component.engine())
         // A type that a world uses from an interface is imported too; the linker fits it to the
         // interface it is from.
         .filter(|(_, import)| !matches!(import.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)))
         .map(|(name, _)| name.to_owned())
-        .filter(|name| !is_granted(name))
-        .collect();
-    match refused.first() {
+        .collect()
+}
+
+fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
+    imports.retain(|name| !is_granted(name));
+    match imports.first() {
         None => Ok(()),
-        Some(first) => Err(format!("it imports {}, which was not granted; {}", quoted(&refused), way_out(first))),
+        Some(first) => Err(format!("it imports {}, which was not granted; {}", quoted(&imports), way_out(first))),
     }
 }
 

@@ -105,10 +105,10 @@ fn place(error: &wasmtime::Error) -> String {
 fn limited(limit: Limit, limits: &Limits) -> Outcome {
     let message = match limit {
         Limit::Fuel => format!("used up its fuel of {}", limits.fuel),
-        Limit::Memory => format!("wanted more than its memory of {} bytes", limits.memory),
-        Limit::Wall => format!("did not end within {} ms", limits.wall_ms),
-        Limit::Output => format!("put out more than {} bytes", limits.output),
-        Limit::Stack => format!("used up its stack of {} bytes", limits::STACK_BYTES_MAX),
+        Limit::Memory => format!("wanted more memory than {}", limits.show("memory")),
+        Limit::Wall => format!("did not end within {}", limits.show("wall")),
+        Limit::Output => format!("put out more than {}", limits.show("output")),
+        Limit::Stack => format!("used up its stack of {}KiB", limits::STACK_BYTES_MAX / 1024),
         Limit::Table => format!("wanted a table of more than {} elements", limits::TABLE_ELEMENTS_MAX),
         Limit::Handles => {
             let (host, all) = (limits::HANDLES_MAX, limits::COMPONENT_HANDLES_MAX);

@@ -4,7 +4,7 @@
 //! and gets back what they put out, how they ended and what they used:
 //!
 //! ```
-//! use std::sync::Arc;
+//! use std::{sync::Arc, time::Duration};
 //! use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig};
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -21,6 +21,7 @@
 //!     input: Blob::from_bytes("some input".into()),
 //!     args: vec![],
 //!     env: vec![],
+//!     soft: Duration::from_secs(60),
 //!     limits: Limits { fuel: 1_000_000, ..Limits::default() },
 //!     artifacts: Arc::new(NoArtifacts),
 //!     log: Arc::new(NoLog),

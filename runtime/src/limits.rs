@@ -76,6 +76,9 @@ pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one component. A Python component has 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Components inside components, which composing programs makes a few of. Compiling them takes
+/// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB.
+pub const COMPONENT_DEPTH_MAX: usize = 64;
 /// Bytes of arguments and environment together.
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one line of the log; longer lines are cut.
@@ -142,6 +145,21 @@ pub struct LimitInfo {
     pub about: &'static str,
 }
 
+impl LimitInfo {
+    /// A value with its unit, the largest that divides it.
+    pub fn show(&self, value: u64) -> String {
+        let units: &[(u64, &str)] = match self.unit {
+            Unit::Fuel => &[],
+            Unit::Bytes => &[(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")],
+            Unit::Millis => &[(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")],
+        };
+        match units.iter().find(|(size, _)| value >= *size && value.is_multiple_of(*size)) {
+            Some((size, unit)) => format!("{}{unit}", value / size),
+            None => value.to_string(),
+        }
+    }
+}
+
 /// The limits a job can choose, in the order they are shown.
 pub const CHOOSABLE: [LimitInfo; 6] = [
     LimitInfo { name: "fuel", unit: Unit::Fuel, ceiling: i64::MAX as u64, about: "guest instructions" },
@@ -176,6 +194,12 @@ impl Limits {
             "log" => self.log,
             _ => return None,
         })
+    }
+
+    /// The value of the limit called `name` with its unit.
+    pub fn show(&self, name: &str) -> String {
+        let info = CHOOSABLE.iter().find(|info| info.name == name);
+        info.zip(self.get(name)).map_or_else(String::new, |(info, value)| info.show(value))
     }
 
     /// Sets the limit called `name`; says whether there is one.
@@ -218,6 +242,13 @@ mod tests {
             assert_eq!(limits.first_above(&maximum).unwrap().0.name, info.name);
         }
         assert!(!Limits::default().set("stack", 1));
+    }
+
+    #[test]
+    fn values_are_shown_with_their_units() {
+        let limits = Limits { fuel: 5_000, memory: 512 << 20, wall_ms: 1_500, log: 1_000, ..Limits::default() };
+        let shown = ["fuel", "memory", "wall", "log", "stack"].map(|name| limits.show(name));
+        assert_eq!(shown, ["5000", "512MiB", "1500ms", "1000B", ""]);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub struct Usage {
     pub memory_bytes_peak: u64,
     /// Start to end.
     pub wall_ms: f64,
-    /// Submitted to started.
+    /// Stored in the queue to the start of the last attempt.
     pub queue_ms: f64,
     /// Compiling the component; 0 if the compiled code was in a cache.
     pub compile_ms: f64,

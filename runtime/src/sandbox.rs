@@ -98,6 +98,8 @@ pub struct Attempt {
     pub env: Vec<(String, String)>,
     /// What it may use.
     pub limits: Limits,
+    /// After how long it is told that it should come to an end.
+    pub soft: Duration,
     /// Its artifacts.
     pub artifacts: Arc<dyn Artifacts>,
     /// Where its log goes.
@@ -259,7 +261,10 @@ async fn live(engine: &Engine, scratch: &Scratch, attempt: Attempt) -> AttemptRe
 
 fn refused_input(attempt: &Attempt) -> Option<Outcome> {
     let (size, max) = (attempt.input.size(), attempt.limits.input);
-    let refused = Outcome::limited(Limit::Input, format!("the input has {size} bytes and the limit is {max}"));
+    let refused = Outcome::limited(
+        Limit::Input,
+        format!("has an input of {size} bytes, more than {}", attempt.limits.show("input")),
+    );
     (size > max).then_some(Outcome { retryable: false, ..refused })
 }
 

@@ -1,6 +1,9 @@
 //! What one attempt owns. Dropping it frees everything.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -27,6 +30,8 @@ pub(crate) struct State {
     pub(crate) job: String,
     pub(crate) attempt: u32,
     pub(crate) signals: Arc<Signals>,
+    /// When the job is told that it should come to an end.
+    pub(crate) soft_deadline: Option<Instant>,
     pub(crate) output: Shared<Output>,
     pub(crate) log: Shared<Log>,
     pub(crate) artifacts: Arc<dyn Artifacts>,
@@ -52,6 +57,7 @@ impl State {
             job: attempt.job.clone(),
             attempt: attempt.number,
             signals: attempt.signals.clone(),
+            soft_deadline: Instant::now().checked_add(attempt.soft),
             output,
             log,
             artifacts: attempt.artifacts.clone(),

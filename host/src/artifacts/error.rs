@@ -53,7 +53,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ArtifactError {
     /// The store does not have it.
-    #[error("{digest} is not in {store}")]
+    #[error("nobody stored {digest} (looked in {store})")]
     NotFound {
         /// What was looked for.
         digest: Digest,

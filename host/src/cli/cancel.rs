@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{CliError, Exit, Global, common::Cluster, get, render, wait::Waiter};
@@ -23,27 +24,33 @@ pub(crate) struct CancelArgs {
     jobs: Vec<JobId>,
 }
 
-/// Cancels the jobs one after the other.
+/// Asks for the end of all the jobs, then sees each of them end.
 pub(crate) async fn cancel(global: &Global, args: CancelArgs) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
-    let mut states = Vec::new();
-    for job in args.jobs {
-        let (state, ended_before) = cancel_one(&cluster, job).await?;
-        if !global.json {
-            let already = if ended_before { "had ended already: " } else { "" };
-            render::talk(format!("job {job} {already}{}", state.name()));
-        }
-        states.push((job, state));
+    let ends = join_all(args.jobs.iter().map(|job| cancel_one(&cluster, *job))).await;
+    let mut exit = Exit::Done;
+    let mut rows = Vec::new();
+    for (job, end) in args.jobs.iter().zip(ends) {
+        let row = match end {
+            Ok((state, ended_before)) => {
+                let already = if ended_before { "had ended already: " } else { "" };
+                exit = exit.worse(if state == State::Cancelled { Exit::Done } else { Exit::Failed });
+                if !global.json {
+                    render::talk(format!("job {job} {already}{}", state.name()));
+                }
+                serde_json::json!({ "job": job, "state": state })
+            }
+            Err(error) => {
+                exit = exit.worse(error.report(global.json));
+                serde_json::json!({ "job": job, "error": error.to_string() })
+            }
+        };
+        rows.push(row);
     }
     if global.json {
-        let rows: Vec<_> =
-            states.iter().map(|(job, state)| serde_json::json!({ "job": job, "state": state })).collect();
         render::json(&rows)?;
     }
-    match states.iter().all(|(_, state)| *state == State::Cancelled) {
-        true => Ok(Exit::Done),
-        false => Ok(Exit::Failed),
-    }
+    Ok(exit)
 }
 
 /// The state the job ended in, and whether it had before.

@@ -40,6 +40,21 @@ pub(crate) struct JobArgs {
     /// Limit (repeatable): fuel=1e9, memory=64MiB, wall=5s, output=1MiB, input=1GiB, log=1MiB
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = pair)]
     limit: Vec<(String, String)>,
+    /// Not available yet
+    #[arg(long, hide = true, num_args = 0..=1)]
+    grant: Vec<String>,
+    /// Not available yet
+    #[arg(long, hide = true)]
+    priority: Option<String>,
+    /// Not available yet
+    #[arg(long, hide = true)]
+    label: Vec<String>,
+    /// Not available yet
+    #[arg(long, hide = true)]
+    retries: Option<String>,
+    /// Not available yet
+    #[arg(long, hide = true, num_args = 0..=1)]
+    deterministic: Option<Option<String>>,
     /// More arguments for the job
     #[arg(last = true, value_name = "ARGS")]
     rest: Vec<String>,
@@ -53,6 +68,21 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl JobArgs {
+    /// Refuses what later versions have: taking it without doing it would be a broken promise.
+    pub(crate) fn check_available(&self) -> Result<(), CliError> {
+        let later = [
+            ("--grant", !self.grant.is_empty()),
+            ("--priority", self.priority.is_some()),
+            ("--label", !self.label.is_empty()),
+            ("--retries", self.retries.is_some()),
+            ("--deterministic", self.deterministic.is_some()),
+        ];
+        match later.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(CliError::usage(format!("{flag} is not available in this version of wasmjob"))),
+            None => Ok(()),
+        }
+    }
+
     /// Arguments in the order they were given.
     pub(crate) fn args(&self) -> Vec<String> {
         self.arg.iter().chain(&self.rest).cloned().collect()
@@ -65,7 +95,7 @@ impl JobArgs {
 
     /// The limits that were given, and all limits as they will be, checked against the maximum.
     pub(crate) fn limits(&self, config: &Config) -> Result<(LimitTable, Limits), CliError> {
-        let (defaults, maximum) = limit_values::limits(&config.limits)?;
+        let (defaults, maximum) = limit_values::limits(config)?;
         let given = limit_values::table(&self.limit)?;
         let limits = given.resolve(&defaults, &maximum)?;
         Ok((given, limits))

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How the process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// 0: done.
     Done,
@@ -22,6 +22,14 @@ pub enum Exit {
     Usage,
     /// 3: the platform could not do it.
     Platform,
+}
+
+impl Exit {
+    /// The worse of two.
+    #[must_use]
+    pub fn worse(self, other: Exit) -> Exit {
+        self.max(other)
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -94,18 +102,21 @@ impl From<ConnectError> for CliError {
 
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
-        CliError::platform(&error).hint(error.hint())
+        let told = match &error {
+            ServerError::Locked { .. } => CliError::usage(&error),
+            _ => CliError::platform(&error),
+        };
+        told.hint(error.hint())
     }
 }
 
 impl From<SpecError> for CliError {
     fn from(error: SpecError) -> Self {
-        let raise = matches!(error, SpecError::LimitTooHigh { .. });
-        let error = CliError::usage(error);
-        if raise {
-            error.hint("an operator can raise the maximum under [limits.max] in the configuration")
-        } else {
-            error
+        match error {
+            SpecError::LimitTooHigh { impossible: false, .. } => {
+                CliError::usage(error).hint("an operator can raise the maximum under [limits.max] in the configuration")
+            }
+            _ => CliError::usage(error),
         }
     }
 }
@@ -125,6 +136,10 @@ impl From<QueueError> for CliError {
                 .hint("make room on the disk of the NATS server, or delete artifacts with `wasmjob artifact rm`"),
             QueueError::TooLarge { .. } => {
                 CliError::usage(error).hint("pass large values as input: inputs become artifacts by themselves")
+            }
+            QueueError::Unavailable { ref reason, .. } if reason.contains("stream not found") => {
+                CliError::platform(error)
+                    .hint("no `wasmjob up` or `wasmjob node` ever used this NATS server; start one")
             }
             _ => CliError::platform(error),
         }

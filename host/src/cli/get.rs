@@ -2,6 +2,7 @@
 
 use clap::Args;
 use futures_util::StreamExt;
+use wasmjob_runtime::Usage;
 
 use super::{CliError, Exit, Global, common::Cluster, render, wait::Waiter};
 use crate::{
@@ -98,7 +99,7 @@ pub(crate) async fn print_output(cluster: &Cluster, report: &Report, lines: bool
         Some(carried) => {
             let bytes = carried.bytes().unwrap_or_default();
             render::data(&bytes)?;
-            if lines && !bytes.ends_with(b"\n") { render::data(b"\n") } else { Ok(()) }
+            if lines && !bytes.ends_with(b"\n") { render::data(b"\n") } else { render::end_line(&bytes) }
         }
     }
 }
@@ -149,7 +150,7 @@ fn describe(report: &Report) -> String {
         ));
     }
     lines.extend(report.output.as_ref().map(|output| ("output", describe_output(output))));
-    if report.state.is_terminal() {
+    if report.state.is_terminal() && report.usage != Usage::default() {
         lines.push(("cost", render::cost(report)));
     }
     lines.iter().map(|(name, value)| format!("{name:<10} {value}")).collect::<Vec<_>>().join("\n")

@@ -35,13 +35,13 @@ pub(crate) struct NodeFlags {
     /// Memory for all jobs together, such as 8GiB [default: 3/4 of the machine's]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Queues to work on, separated by commas
+    /// Queues to work on, separated by commas [default: default]
     #[arg(long, value_name = "QUEUES")]
     pub(crate) queues: Option<String>,
-    /// Loopback address of metrics and health
+    /// Loopback address of metrics and health [default: 127.0.0.1:7717, or a free port]
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<String>,
-    /// How long running jobs may take to end when the node drains
+    /// How long running jobs may take to end when the node drains [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub(crate) drain: Option<String>,
 }
@@ -81,6 +81,11 @@ pub(crate) async fn node(global: &Global, args: NodeArgs) -> Result<Exit, CliErr
     }
     telemetry::init(&config.log).map_err(CliError::usage)?;
     let node = Node::prepare(&config, &endpoint).await?;
+    if !node.server_asks_for_credentials() {
+        render::talk(
+            "warning: this NATS server asks for no credentials: whoever reaches it can run jobs and read results",
+        );
+    }
     let (shutdown, hurry) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(end_on_signals(shutdown.clone(), hurry.clone()));
     render::talk(format!(

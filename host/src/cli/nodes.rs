@@ -42,7 +42,7 @@ pub(crate) async fn nodes(global: &Global, command: NodesCommand) -> Result<Exit
         NodesCommand::Ls => list(global).await,
         NodesCommand::Inspect { name } => inspect(global, &name).await,
         NodesCommand::Invite { name, output } => invite(global, &name, output).await,
-        NodesCommand::Revoke { name } => revoke(global, &name),
+        NodesCommand::Revoke { name } => revoke(global, &name).await,
     }
 }
 
@@ -111,9 +111,13 @@ async fn invite(global: &Global, name: &str, output: Option<PathBuf>) -> Result<
     Ok(Exit::Done)
 }
 
-fn revoke(global: &Global, name: &str) -> Result<Exit, CliError> {
+async fn revoke(global: &Global, name: &str) -> Result<Exit, CliError> {
     let config = global.load(Vec::new())?;
     server::revoke(&DataFolder::open(&config.data)?, name)?;
+    // Its entry would say that it lives for a while. Without a running `up` there is none.
+    if let Ok(cluster) = Cluster::connect(global).await {
+        nodes::remove(&cluster.broker, name).await?;
+    }
     render::talk(format!("node `{name}` cannot connect any more"));
     Ok(Exit::Done)
 }

@@ -35,7 +35,11 @@ pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliErr
     let cluster = Cluster::connect(global).await?;
     upload(&*cluster.artifacts().await?, &blob, &format!("uploading {}", args.file.display())).await?;
     if let Some(name) = &args.name {
+        let before = names::resolve(&cluster.broker, name).await?;
         names::set(&cluster.broker, name, blob.digest()).await?;
+        if let Some(before) = before.filter(|before| *before != blob.digest()) {
+            render::talk(format!("{name} stood for {before} before"));
+        }
     }
     match global.json {
         true => render::json(&serde_json::json!({ "digest": blob.digest(), "size": blob.size(), "name": args.name }))?,

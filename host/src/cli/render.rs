@@ -9,6 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use wasmjob_runtime::Usage;
 
 use super::CliError;
 use crate::{
@@ -25,6 +26,12 @@ pub(crate) fn data(bytes: &[u8]) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Ends the line that data left open, if a person is reading.
+pub(crate) fn end_line(last: &[u8]) -> Result<(), CliError> {
+    let open = !last.is_empty() && !last.ends_with(b"\n");
+    if open && io::stdout().is_terminal() { data(b"\n") } else { Ok(()) }
 }
 
 /// Writes a line to stdout.
@@ -108,6 +115,13 @@ pub(crate) fn age(time: Option<&str>) -> String {
             _ => format!("{}d", seconds / 86_400),
         }
     })
+}
+
+/// Says what a job cost, if it got so far.
+pub(crate) fn tell_cost(report: &Report) {
+    if report.usage != Usage::default() {
+        talk(cost(report));
+    }
 }
 
 /// One line of how a job ended and what it cost.

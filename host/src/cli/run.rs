@@ -1,6 +1,6 @@
 //! `wasmjob run`: one attempt in this process, without a cluster.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use clap::Args;
 use time::OffsetDateTime;
@@ -38,6 +38,7 @@ pub(crate) struct RunArgs {
 /// Runs the component and prints its output or its report.
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError> {
     let config = global.load(Vec::new())?;
+    args.job.check_available()?;
     let (_, limits) = args.job.limits(&config)?;
     let scratch = config.data.join("run");
     private::folder(&scratch).map_err(|error| CliError::platform(format!("{}: {error}", scratch.display())))?;
@@ -56,6 +57,7 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         args: args.job.args(),
         env: args.job.env().into_iter().collect(),
         limits,
+        soft: Duration::MAX,
         artifacts: artifacts.clone(),
         log: Arc::new(ToStderr),
         signals,
@@ -69,7 +71,7 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         if let Some(output) = &output {
             print(output)?;
         }
-        render::talk(render::cost(&report));
+        render::tell_cost(&report);
     }
     conclude(global, &report)
 }
@@ -160,6 +162,9 @@ fn print(blob: &Blob) -> Result<(), CliError> {
         let piece = blob.read_at(offset, wasmjob_runtime::GROUP_BYTES).map_err(CliError::platform)?;
         offset += piece.len() as u64;
         render::data(&piece)?;
+        if offset >= blob.size() {
+            render::end_line(&piece)?;
+        }
     }
     Ok(())
 }

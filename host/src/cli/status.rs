@@ -65,8 +65,9 @@ async fn look(cluster: &Cluster) -> Result<Status, CliError> {
 
 fn show(status: &Status) -> Result<(), CliError> {
     render::line(&format!(
-        "{} nodes, {} of {} slots used, {} of {} memory promised",
+        "{} {}, {} of {} slots used, {} of {} memory promised",
         status.nodes.len(),
+        if status.nodes.len() == 1 { "node" } else { "nodes" },
         status.slots_used,
         status.slots,
         render::bytes(status.memory_promised_bytes),

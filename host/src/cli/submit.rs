@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use wasmjob_runtime::{Limits, limits::CHOOSABLE};
+use wasmjob_runtime::Limits;
 
 use super::{
     CliError, Exit, Global,
@@ -16,7 +16,7 @@ use super::{
     wait::Waiter,
 };
 use crate::{
-    limit_values, nodes,
+    nodes,
     wire::{Input, JobId, JobSpec, Report, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
@@ -46,6 +46,7 @@ pub(crate) struct SubmitArgs {
 
 /// Submits the job, or as many as asked for.
 pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, CliError> {
+    args.job.check_available()?;
     let started = Instant::now();
     let cluster = Cluster::connect(global).await?;
     let spec = spec(&cluster, &args).await?;
@@ -74,9 +75,9 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
     let input = args.job.input()?;
     if input.size() > limits.input {
         return Err(CliError::usage(format!(
-            "the input has {} bytes, more than the limit input={} allows",
-            input.size(),
-            limits.input
+            "the input has {}, more than the limit input={} allows",
+            render::bytes(input.size()),
+            render::bytes(limits.input)
         ))
         .hint("raise it with --limit input=SIZE"));
     }
@@ -108,17 +109,11 @@ async fn check_memory(cluster: &Cluster, limits: &Limits) -> Result<(), CliError
     if limits.memory <= largest.memory_bytes {
         return Ok(());
     }
-    let show = |bytes| {
-        CHOOSABLE
-            .iter()
-            .find(|info| info.name == "memory")
-            .map_or(String::new(), |info| limit_values::show(info, bytes))
-    };
     Err(CliError::usage(format!(
         "the job wants {} of memory, and the largest node ({}) has {} for jobs",
-        show(limits.memory),
+        render::bytes(limits.memory),
         largest.name,
-        show(largest.memory_bytes)
+        render::bytes(largest.memory_bytes)
     ))
     .hint("lower --limit memory=SIZE, or raise node.memory on a node"))
 }
@@ -159,7 +154,7 @@ async fn show(global: &Global, cluster: &Cluster, reports: &[Report], many: bool
     for report in reports {
         get::print_output(cluster, report, many).await?;
         if !many {
-            render::talk(render::cost(report));
+            render::tell_cost(report);
         }
         get::tell_failure(report);
     }

@@ -21,6 +21,9 @@ const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":50000
 /// After two of those are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
+/// How long a slot that closes listens for what was on its way.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// One slot's side of a queue.
 pub struct Puller {
     context: Context,
@@ -87,7 +90,7 @@ impl Puller {
     /// Hands back what was sent to this slot and not taken.
     pub async fn close(mut self) {
         let _ = self.replies.unsubscribe().await;
-        while let Ok(Some(reply)) = timeout_at(Instant::now() + SILENT, self.replies.next()).await {
+        while let Ok(Some(reply)) = timeout_at(Instant::now() + LAST_WORDS, self.replies.next()).await {
             if reply.status.is_none() {
                 let message = jetstream::Message { message: reply, context: self.context.clone() };
                 let _ = message.ack_with(AckKind::Nak(None)).await;

@@ -16,7 +16,7 @@ const CLOCK_SKEW: Duration = Duration::minutes(10);
 /// The spec of a job that is still in a queue.
 pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, QueueError> {
     let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
-    let mut wanted = |message: &StoredMessage| names::job_of_message(Some(&message.headers)) == Some(job);
+    let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
     for queue in all_queues(broker).await? {
         let first = from.clone().map_or(From::Sequence(1), From::Time);
         let found = scan(broker, &queue, first, 1, &mut wanted).await?;
@@ -30,8 +30,17 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
 /// Jobs in `queue`, the oldest first: those that wait and those that a node has.
 pub async fn list_queued(broker: &Broker, queue: &str, max: usize) -> Result<Vec<Report>, QueueError> {
     let found = scan(broker, queue, From::Sequence(1), max, &mut |_| true).await?;
-    let job = |message: &StoredMessage| names::job_of_message(Some(&message.headers));
-    Ok(found.iter().filter_map(|message| Some(queued(message, job(message)?))).collect())
+    Ok(found.iter().filter_map(|message| Some(queued(message, job_of(message)?))).collect())
+}
+
+/// The job a message is: other clients may leave out the header.
+fn job_of(message: &StoredMessage) -> Option<JobId> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: JobId,
+    }
+    names::job_of_message(Some(&message.headers))
+        .or_else(|| serde_json::from_slice(&message.payload).ok().map(|Id { id }| id))
 }
 
 async fn all_queues(broker: &Broker) -> Result<Vec<String>, QueueError> {

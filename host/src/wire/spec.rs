@@ -49,6 +49,9 @@ pub struct JobSpec {
     /// When to try again.
     #[serde(default)]
     pub retry: Retry,
+    /// After how long the job is told that it should come to an end.
+    #[serde(default = "default_soft_ms")]
+    pub soft_ms: u64,
     /// How long the result is kept once the job has ended.
     #[serde(default = "default_result_ttl_ms")]
     pub result_ttl_ms: u64,
@@ -59,12 +62,11 @@ pub struct JobSpec {
 
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
-const LATER: [&str; 15] = [
+const LATER: [&str; 14] = [
     "secrets",
     "labels",
     "grants",
     "deterministic",
-    "soft_ms",
     "at",
     "expires_ms",
     "dedupe_key",
@@ -128,7 +130,12 @@ impl LimitTable {
             }
         }
         match limits.first_above(maximum) {
-            Some((info, asked, allowed)) => Err(SpecError::LimitTooHigh { name: info.name, asked, allowed }),
+            Some((info, asked, allowed)) => Err(SpecError::LimitTooHigh {
+                name: info.name,
+                asked: info.show(asked),
+                allowed: info.show(allowed),
+                impossible: asked > info.ceiling,
+            }),
             None => Ok(limits),
         }
     }
@@ -185,6 +192,10 @@ fn default_priority() -> u8 {
     5
 }
 
+fn default_soft_ms() -> u64 {
+    3_600_000
+}
+
 fn default_result_ttl_ms() -> u64 {
     86_400_000
 }
@@ -223,10 +234,12 @@ pub enum SpecError {
     LimitTooHigh {
         /// Which.
         name: &'static str,
-        /// What the job wants.
-        asked: u64,
-        /// What the operator allows.
-        allowed: u64,
+        /// What the job wants, with its unit.
+        asked: String,
+        /// What the operator allows, with its unit.
+        allowed: String,
+        /// Whether even an operator could not allow it.
+        impossible: bool,
     },
 }
 
@@ -244,6 +257,7 @@ impl JobSpec {
             priority: default_priority(),
             limits: LimitTable::default(),
             retry: Retry::default(),
+            soft_ms: default_soft_ms(),
             result_ttl_ms: default_result_ttl_ms(),
             traceparent: None,
         }
@@ -258,7 +272,7 @@ impl JobSpec {
         let malformed = |error: serde_json::Error| SpecError::Malformed { reason: error.to_string() };
         let mut fields: Map<String, Value> = serde_json::from_slice(message).map_err(malformed)?;
         for field in LATER {
-            if fields.remove(field).is_some_and(|value| asks_for_something(&value)) {
+            if fields.remove(field).is_some_and(|value| asks_for_something(field, &value)) {
                 return Err(SpecError::NotYet { field });
             }
         }
@@ -327,8 +341,11 @@ pub fn is_queue_name(name: &str) -> bool {
     (1..=32).contains(&name.len()) && name.bytes().all(valid)
 }
 
-fn asks_for_something(value: &Value) -> bool {
+/// Whether a field says anything else than what is the case without it.
+fn asks_for_something(field: &str, value: &Value) -> bool {
     match value {
+        // Without jobs to wait for it has no meaning.
+        Value::String(policy) if field == "after_policy" => policy != "succeeded",
         Value::Null | Value::Bool(false) => false,
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
@@ -355,6 +372,16 @@ mod tests {
             .unwrap();
         assert_eq!(full.input.bytes().unwrap().unwrap(), &[0, 255][..]);
         assert_eq!(JobSpec::parse(&full.to_message()), Ok(full));
+    }
+
+    #[test]
+    fn the_contract_with_all_its_defaults_is_accepted() {
+        let rest = r#","input":{"inline":""},"args":[],"env":{},"secrets":[],"queue":"default","priority":5,"labels":{},
+            "limits":{},"grants":[],"deterministic":null,"retry":{"max":0,"on":["error","trap"],"backoff_ms":60000,
+            "factor":2,"jitter":"full","cap_ms":3600000},"soft_ms":3600000,"at":null,"expires_ms":null,
+            "result_ttl_ms":86400000,"dedupe_key":null,"concurrency":null,"parent":null,"array":null,"reduce":null,
+            "after":[],"after_policy":"succeeded","memo":false,"traceparent":null"#;
+        assert_eq!(parse(rest), parse(""));
     }
 
     #[test]
@@ -396,6 +423,6 @@ mod tests {
         let unknown = table("disk", 7).resolve(&defaults, &maximum).unwrap_err().to_string();
         assert!(unknown.contains("disk") && unknown.contains("fuel, memory, wall"), "{unknown}");
         let high = table("memory", u64::MAX).resolve(&defaults, &maximum).unwrap_err().to_string();
-        assert!(high.contains(&u64::MAX.to_string()) && high.contains("4294967296"), "{high}");
+        assert!(high.contains("memory=") && high.contains("4GiB"), "{high}");
     }
 }

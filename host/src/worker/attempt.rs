@@ -37,6 +37,7 @@ impl Worker {
             args: spec.args.clone(),
             env: spec.env.clone().into_iter().collect(),
             limits,
+            soft: Duration::from_millis(spec.soft_ms),
             artifacts: self.artifacts.clone(),
             log: self.logs.of_attempt(spec.id, number),
             signals,

@@ -1,5 +1,7 @@
 //! `wasmjob:job/context`: what a job knows about itself.
 
+use std::time::Instant;
+
 use super::bindings::wasmjob::job::context::Host;
 use crate::{report::Progress, stdio::floor_char_boundary, store::State};
 
@@ -16,7 +18,8 @@ impl Host for State {
     }
 
     async fn cancelled(&mut self) -> wasmtime::Result<bool> {
-        Ok(self.signals.is_cancelled())
+        let overdue = self.soft_deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        Ok(overdue || self.signals.is_cancelled())
     }
 
     async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
