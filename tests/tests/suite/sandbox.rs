@@ -38,6 +38,7 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         args: vec![],
         env: vec![],
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
+        soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),
         signals: Arc::default(),
@@ -538,4 +539,48 @@ async fn a_refusal_does_not_repeat_thousands_of_names() {
     assert!(message.len() < 1000 && message.contains("`some-name-0`") && message.contains("4992 more"), "{message}");
     let long = format!(r#"(component (import "a:{}/b" (instance)))"#, "x".repeat(50_000));
     assert!(refusal_of(&long).await.len() <= 4096);
+}
+
+#[tokio::test]
+async fn a_component_with_a_foreign_import_is_refused_before_it_is_compiled() {
+    // The code is not valid, which only the compiler would notice.
+    let text = r#"(component (core module (func (result i32))) (import "acme:thing/api@1.0.0" (instance)))"#;
+    assert!(refusal_of(text).await.contains("`acme:thing/api@1.0.0`"));
+    let inside = r#"(component (component (import "acme:thing/api@1.0.0" (instance))))"#;
+    assert!(refusal_of(inside).await.contains("exports nothing"));
+}
+
+#[tokio::test]
+async fn a_module_without_a_memory_runs_too() {
+    assert!(run(r#"(module (func (export "_start")))"#).await.outcome.is_ok());
+    assert!(run(r#"(module (memory 3) (global i32 i32.const 0) (func (export "_start")))"#).await.outcome.is_ok());
+    let spin = r#"(module (global i32 i32.const 0) (func (export "_start") (loop $l (br $l))))"#;
+    assert_limit(&run(spin).await, Limit::Fuel);
+    let exit = r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (func (export "_start") (call $exit (i32.const 4))))"#;
+    assert_eq!(run(exit).await.outcome.exit_code, Some(4));
+}
+
+#[tokio::test]
+async fn components_that_are_nested_without_end_are_not_compiled() {
+    let empty = wat::parse_str("(component)").unwrap();
+    let nested = (0..1000).fold(empty, |inner, _| {
+        let header = &inner[..8];
+        [header, &component_section(&inner)].concat()
+    });
+    let refused = attempt(&sandbox(), Blob::from_bytes(nested.into())).await.err().expect("it is refused");
+    assert_eq!((refused.limit, refused.retryable), (Some(Limit::Compile), false));
+}
+
+/// Section 4, a component, with its length in LEB128.
+#[allow(clippy::cast_possible_truncation)]
+fn component_section(component: &[u8]) -> Vec<u8> {
+    let (mut section, mut length) = (vec![4], component.len());
+    while length > 0x7f {
+        section.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    section.push(length as u8);
+    section.extend_from_slice(component);
+    section
 }
