@@ -3,5 +3,6 @@
 
 mod artifact_cache;
 mod artifacts;
+mod layers;
 mod sandbox;
 mod server;
