@@ -79,9 +79,6 @@ pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Components inside components, which composing programs makes a few of. Compiling them takes
 /// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB.
 pub const COMPONENT_DEPTH_MAX: usize = 64;
-/// Components inside components, which composing programs makes a few of. Compiling them takes
-/// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB.
-pub const COMPONENT_DEPTH_MAX: usize = 64;
 /// Bytes of arguments and environment together.
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one line of the log; longer lines are cut.
