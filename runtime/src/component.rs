@@ -96,7 +96,7 @@ fn outline(component: &[u8]) -> Outline {
 fn check_before_compiling(component: &[u8]) -> Result<(), Outcome> {
     let Outline { imports, depth_max } = outline(component);
     if depth_max > COMPONENT_DEPTH_MAX {
-        let message = format!("the component nests others more than {COMPONENT_DEPTH_MAX} deep");
+        let message = format!("nests components more than {COMPONENT_DEPTH_MAX} deep");
         return Err(Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) });
     }
     // Once more when it is linked, which is all that code from the cache goes through.
@@ -114,12 +114,12 @@ fn not_compiled(error: &wasmtime::Error) -> Outcome {
     } else {
         return Outcome::invalid(format!("the component is not valid: {why}"));
     };
-    Outcome { retryable: false, ..Outcome::limited(limit, format!("the component is too large: {why}")) }
+    Outcome { retryable: false, ..Outcome::limited(limit, format!("is too large: {why}")) }
 }
 
 /// The outcome for a component of too many bytes.
 pub(crate) fn too_large(size: u64) -> Outcome {
-    let message = format!("the component has {size} bytes, more than the {COMPONENT_BYTES_MAX} that are compiled");
+    let message = format!("has {size} bytes, more than the {COMPONENT_BYTES_MAX} that are compiled");
     Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) }
 }
 
