@@ -1,7 +1,15 @@
-//! Real servers for the suites: each test starts its own, on a free port, and it ends with the test.
+//! Real servers, nodes and commands for the suites: each test starts its own, on free ports and in
+//! temporary folders, and they end with the test.
 
+mod cluster;
+pub mod guest;
+mod machine;
 mod nats;
+mod process;
 mod s3;
 
+pub use cluster::{Cluster, Node, Seen};
+pub use machine::{Machine, Said, Started};
 pub use nats::NatsServer;
+pub use process::{Process, until};
 pub use s3::S3Server;

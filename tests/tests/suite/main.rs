@@ -3,6 +3,11 @@
 
 mod artifact_cache;
 mod artifacts;
+mod bad_input;
+mod commands;
+mod faults;
 mod layers;
+mod nodes;
+mod run;
 mod sandbox;
 mod server;

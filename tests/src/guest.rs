@@ -1,0 +1,141 @@
+//! Guests in the text format: plain `wasm32-wasip1` commands that need no toolchain to build.
+
+use std::path::Path;
+
+/// A command: the imports that guests here use, two pages of memory, and `body`.
+#[must_use]
+pub fn command(body: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 2)
+            (func $out (param $fd i32) (param $at i32) (param $length i32)
+              (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $length))
+              (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+            (func $sleep_ms (param $ms i64)
+              (memory.fill (i32.const 128) (i32.const 0) (i32.const 48))
+              (i32.store (i32.const 144) (i32.const 1))
+              (i64.store (i32.const 152) (i64.mul (local.get $ms) (i64.const 1000000)))
+              (drop (call $poll (i32.const 128) (i32.const 192) (i32.const 1) (i32.const 8))))
+            {body})"#
+    )
+}
+
+/// A command that does this.
+#[must_use]
+pub fn start(body: &str) -> String {
+    command(&format!(r#"(func (export "_start") {body})"#))
+}
+
+/// Prints `text` on its standard output.
+#[must_use]
+pub fn says(text: &str) -> String {
+    command(&format!(
+        r#"(data (i32.const 1024) "{text}")
+           (func (export "_start") (call $out (i32.const 1) (i32.const 1024) (i32.const {})))"#,
+        text.len()
+    ))
+}
+
+/// Sleeps, which takes no processor time, then prints `slept`.
+#[must_use]
+pub fn sleeps_ms(ms: u32) -> String {
+    command(&format!(
+        r#"(data (i32.const 1024) "slept")
+           (func (export "_start")
+             (call $sleep_ms (i64.const {ms})) (call $out (i32.const 1) (i32.const 1024) (i32.const 5)))"#
+    ))
+}
+
+/// Says `tick` on its standard error, sleeps, says `tock`.
+#[must_use]
+pub fn ticks_ms(ms: u32) -> String {
+    command(&format!(
+        r#"(data (i32.const 1024) "tick\ntock\n")
+           (func (export "_start")
+             (call $out (i32.const 2) (i32.const 1024) (i32.const 5))
+             (call $sleep_ms (i64.const {ms}))
+             (call $out (i32.const 2) (i32.const 1029) (i32.const 5)))"#
+    ))
+}
+
+/// Never ends and uses all the processor it gets.
+#[must_use]
+pub fn spins() -> String {
+    start("(loop $l (br $l))")
+}
+
+/// Fills half a gigabyte of memory again and again: each time is one instruction.
+#[must_use]
+pub fn fills() -> String {
+    r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 8000)
+        (func (export "_start")
+          (loop $l (memory.fill (i32.const 65536) (i32.const 7) (i32.const 520000000)) (br $l))))"#
+        .to_owned()
+}
+
+/// Ends with this exit code.
+#[must_use]
+pub fn exits(code: u8) -> String {
+    start(&format!("(call $exit (i32.const {code}))"))
+}
+
+/// Traps.
+#[must_use]
+pub fn traps() -> String {
+    start("unreachable")
+}
+
+/// Copies its standard input to its standard output.
+#[must_use]
+pub fn cat() -> String {
+    command(
+        r#"(func (export "_start") (local $n i32)
+             (loop $more
+               (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 4096))
+               (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+               (local.set $n (i32.load (i32.const 8)))
+               (call $out (i32.const 1) (i32.const 1024) (local.get $n))
+               (br_if $more (local.get $n))))"#,
+    )
+}
+
+/// Prints its arguments and its environment, each followed by a zero byte.
+#[must_use]
+pub fn says_args_and_env() -> String {
+    let print = |sizes: &str, get: &str| {
+        format!(
+            "(drop (call {sizes} (i32.const 16) (i32.const 20)))
+             (drop (call {get} (i32.const 1024) (i32.const 4096)))
+             (call $out (i32.const 1) (i32.const 4096) (i32.load (i32.const 20)))"
+        )
+    };
+    start(&format!("{} {}", print("$args_sizes", "$args"), print("$environ_sizes", "$environ")))
+}
+
+/// Imports something that nobody granted.
+pub const WANTS_HTTP: &str = r#"(component (import "wasi:http/types@0.2.3" (instance (export "x" (func)))))"#;
+
+/// The path of a guest of `guest-examples`, which is built before the tests.
+/// Panics, with what to do, if it is not there.
+#[must_use]
+pub fn example(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples");
+    let path = folder.join("target/wasm32-wasip2/release").join(format!("{name}.wasm"));
+    assert!(
+        path.is_file(),
+        "{} is missing: build it with `cd guest-examples && ../deploy/guest-cargo build --release --target \
+         wasm32-wasip2`, as tests/run does",
+        path.display()
+    );
+    path.display().to_string()
+}

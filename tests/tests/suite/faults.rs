@@ -1,0 +1,140 @@
+//! Nodes and servers that die, hang and come back: no job is lost and none has two results.
+
+use std::collections::HashSet;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use wasmjob_tests::{Cluster, Seen, guest, until};
+
+/// A job so small that memory never is what it waits for.
+const SMALL: [&str; 2] = ["--limit", "memory=1MiB"];
+
+fn ids(jobs: &Value) -> HashSet<String> {
+    jobs.as_array().unwrap().iter().map(|job| job["job"].as_str().unwrap().to_owned()).collect()
+}
+
+fn pid(node: &Value) -> u32 {
+    u32::try_from(node["pid"].as_u64().unwrap()).unwrap()
+}
+
+/// The jobs that run on a node now, each with an announcement of it in its event.
+fn running_on(cluster: &Cluster, node: &str) -> HashSet<String> {
+    let mut running = cluster.json(&["ps", "--state", "running", "--max", "1000"]);
+    running.as_array_mut().unwrap().retain(|job| job["node"] == node);
+    ids(&running)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_loses_no_job_and_no_job_has_two_results() {
+    let cluster = Cluster::up_with(&["--listen", "127.0.0.1", "--slots", "20"]);
+    let node = cluster.join("n2", &["--slots", "20"]);
+    let seen = Seen::listen(&cluster.connect().await).await;
+    let guest = cluster.guest(&guest::sleeps_ms(1_000));
+    let waiting = cluster.start(&[&["submit", "--wait", "--json", "--repeat", "200", &guest], &SMALL[..]].concat());
+    let lost = until("the node is busy", || {
+        let running = running_on(&cluster, "n2");
+        (running.len() >= 10).then_some(running)
+    });
+    cluster.kill(node.process.pid());
+    let reports = waiting.finish().succeeded().json();
+    assert_eq!(ids(&reports).len(), 200);
+    for report in reports.as_array().unwrap() {
+        let job = report["job"].as_str().unwrap();
+        assert_eq!(report["state"], "succeeded", "{report}");
+        assert_eq!(seen.ends(job), ["succeeded"], "{job}");
+        let earlier = report["attempts"].as_array().unwrap();
+        assert_eq!(report["attempt"], earlier.len() + 1, "{report}");
+        assert!(earlier.iter().all(|attempt| attempt["outcome"]["kind"] == "lost" && attempt["node"] == "n2"));
+    }
+    // Some may have ended between the look and the kill, but not most.
+    let again = reports.as_array().unwrap().iter().filter(|report| report["attempt"] == 2).count();
+    assert!((1..=20).contains(&again), "{again} of {} were made again", lost.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_had_every_job_is_started_again_and_goes_on() {
+    let cluster = Cluster::up();
+    let seen = Seen::listen(&cluster.connect().await).await;
+    let guest = cluster.guest(&guest::sleeps_ms(1_000));
+    let waiting = cluster.start(&[&["submit", "--wait", "--json", "--repeat", "12", &guest], &SMALL[..]].concat());
+    until("every slot is busy", || (running_on(&cluster, "n1").len() == 8).then_some(()));
+    let before = pid(&cluster.node("n1"));
+    cluster.kill(before);
+    let reports = waiting.finish().succeeded().json();
+    assert_ne!(pid(&cluster.node("n1")), before);
+    for report in reports.as_array().unwrap() {
+        assert_eq!(seen.ends(report["job"].as_str().unwrap()), ["succeeded"]);
+    }
+    let lost = reports.as_array().unwrap().iter().filter(|report| report["attempts"][0]["outcome"]["kind"] == "lost");
+    assert!(lost.count() >= 1, "{reports}");
+}
+
+#[test]
+fn a_server_that_is_killed_comes_back_and_whoever_waits_gets_the_answer() {
+    let cluster = Cluster::up();
+    let guest = cluster.guest(&guest::sleeps_ms(1_000));
+    let waiting = cluster.start(&[&["submit", "--wait", "--json", "--repeat", "12", &guest], &SMALL[..]].concat());
+    until("the jobs run", || (running_on(&cluster, "n1").len() == 8).then_some(()));
+    let before = cluster.server_pid();
+    cluster.kill(before);
+    let reports = waiting.finish().succeeded().json();
+    assert!(reports.as_array().unwrap().iter().all(|report| report["state"] == "succeeded"), "{reports}");
+    assert_ne!(cluster.server_pid(), before);
+    cluster.wasmjob(&["submit", "--wait", &guest]).succeeded();
+}
+
+#[test]
+fn everything_that_is_killed_at_once_goes_on_where_it_was() {
+    let mut cluster = Cluster::up();
+    let guest = cluster.guest(&guest::sleeps_ms(1_000));
+    let jobs = cluster.json(&[&["submit", "--repeat", "12", &guest], &SMALL[..]].concat());
+    until("the jobs run", || (running_on(&cluster, "n1").len() == 8).then_some(()));
+    let children = cluster.children();
+    cluster.process().signal(Signal::KILL);
+    assert_eq!(cluster.process().until_it_ends(), 128 + 9);
+    assert_eq!(children.len(), 2);
+    cluster.up_again();
+    for job in ids(&jobs) {
+        cluster.until_state(&job, "succeeded");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_comes_too_late_changes_nothing() {
+    let cluster = Cluster::up_with(&["--listen", "127.0.0.1", "--slots", "1"]);
+    let broker = cluster.connect().await;
+    let seen = Seen::listen(&broker).await;
+    let guest = cluster.guest(&guest::sleeps_ms(1_000));
+    let job = cluster.submit(&[&[guest.as_str()], &SMALL[..]].concat());
+    cluster.until_state(&job, "running");
+    cluster.signal_node("n1", Signal::STOP);
+    let _n2 = cluster.join("n2", &["--slots", "1"]);
+    let report = cluster.until_state(&job, "succeeded");
+    assert_eq!((&report["node"], &report["attempt"]), (&"n2".into(), &2.into()));
+    assert_eq!(
+        (&report["attempts"][0]["outcome"]["kind"], &report["attempts"][0]["node"]),
+        (&"lost".into(), &"n1".into())
+    );
+    let stored = broker.event(job.parse().unwrap()).await.unwrap().unwrap();
+    cluster.signal_node("n1", Signal::CONT);
+    until("the late attempt has ended", || {
+        (cluster.metric("n1", r#"wasmjob_attempts_running{queue="default"}"#) == 0.0).then_some(())
+    });
+    // The node is in order: it takes and ends more jobs, while the other one is held up.
+    cluster.signal_node("n2", Signal::STOP);
+    let next = cluster.submit(&[&[cluster.guest(&guest::exits(0)).as_str()], &SMALL[..]].concat());
+    cluster.until_state(&next, "succeeded");
+    assert_eq!(broker.event(job.parse().unwrap()).await.unwrap().unwrap(), stored);
+    assert_eq!(seen.ends(&job), ["succeeded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_outlives_its_lease_many_times_over_runs_once() {
+    let cluster = Cluster::up();
+    let seen = Seen::listen(&cluster.connect().await).await;
+    let report = cluster.json(&["submit", "--wait", &cluster.guest(&guest::sleeps_ms(5_000))]);
+    assert_eq!((&report["state"], &report["attempt"]), (&"succeeded".into(), &1.into()));
+    assert_eq!(seen.ends(report["job"].as_str().unwrap()), ["succeeded"]);
+    assert!(cluster.metric("n1", "wasmjob_lease_renewals_total") >= 2.0);
+    assert_eq!(cluster.metric("n1", "wasmjob_redeliveries_total"), 0.0);
+}
