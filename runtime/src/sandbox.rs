@@ -28,7 +28,6 @@ use crate::{
     log::LogSink,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
-    stdio::BlobReader,
     store::State,
     threads::Threads,
 };
@@ -300,7 +299,7 @@ async fn drive(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<
         }
         Entry::Job(job) => {
             let instance = job.instantiate_async(&mut *store).await?;
-            let input = store.data_mut().table.push(BlobReader::new(attempt.input.clone()))?;
+            let input = store.data_mut().table.push(attempt.input.clone())?;
             Ok(match instance.call_run(&mut *store, input).await? {
                 Ok(output) => Ending::Returned(output),
                 Err(failure) => Ending::GaveUp(failure),
@@ -340,7 +339,7 @@ fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: 
 fn collect(state: &mut State, ending: Ending, limit: u64) -> io::Result<(Option<Outcome>, Option<Blob>)> {
     match ending {
         Ending::Returned(Output::Artifact(blob)) => {
-            let blob = state.table.delete(blob).map(|reader| reader.blob().clone());
+            let blob = state.table.delete(blob);
             Ok((None, Some(blob.map_err(io::Error::other)?)))
         }
         Ending::Returned(Output::Bytes(bytes)) => {

@@ -19,7 +19,7 @@ use wasmtime_wasi::{
 };
 
 use crate::{
-    blob::{Blob, BlobError, BlobWriter, GROUP_BYTES},
+    blob::{Blob, BlobError, BlobWriter},
     limits::{LOG_LINE_BYTES_MAX, Limit},
     log::{LogSink, LogStream},
     store::LimitReached,
@@ -50,75 +50,19 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-/// Reads a blob in any order; keeps the group of bytes it verified last, so that small reads do
-/// not verify it again and again.
-pub struct BlobReader {
-    blob: Blob,
-    held: Option<(u64, Bytes)>,
-}
-
-impl BlobReader {
-    pub(crate) fn new(blob: Blob) -> Self {
-        BlobReader { blob, held: None }
-    }
-
-    pub(crate) fn blob(&self) -> &Blob {
-        &self.blob
-    }
-
-    /// Reads up to `len` bytes at `offset`; fewer only at the end.
-    pub(crate) fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, BlobError> {
-        let first = self.read_some(offset, len)?;
-        if first.len() == len || offset + first.len() as u64 >= self.blob.size() {
-            return Ok(first);
-        }
-        let mut all = Vec::with_capacity(len);
-        all.extend_from_slice(&first);
-        while all.len() < len {
-            let more = self.read_some(offset + all.len() as u64, len - all.len())?;
-            if more.is_empty() {
-                break;
-            }
-            all.extend_from_slice(&more);
-        }
-        Ok(all.into())
-    }
-
-    /// Reads up to `len` bytes at `offset`, possibly fewer: what one group has of them.
-    pub(crate) fn read_some(&mut self, offset: u64, len: usize) -> Result<Bytes, BlobError> {
-        if offset >= self.blob.size() || len == 0 {
-            return Ok(Bytes::new());
-        }
-        let start = offset - offset % GROUP_BYTES;
-        let group = match &self.held {
-            Some((held, bytes)) if *held == start => bytes.clone(),
-            _ => self.hold(start)?,
-        };
-        let from = usize::try_from(offset - start).unwrap_or(group.len()).min(group.len());
-        let to = from.saturating_add(len).min(group.len());
-        Ok(group.slice(from..to))
-    }
-
-    fn hold(&mut self, start: u64) -> Result<Bytes, BlobError> {
-        let bytes = self.blob.read_at(start, GROUP_BYTES)?;
-        self.held = Some((start, bytes.clone()));
-        Ok(bytes)
-    }
-}
-
 /// Standard input: a blob, read once from start to end however many handles the guest asks for.
 #[derive(Clone)]
-pub(crate) struct Stdin(Shared<(BlobReader, u64)>);
+pub(crate) struct Stdin(Shared<(Blob, u64)>);
 
 impl Stdin {
     pub(crate) fn new(input: Blob) -> Self {
-        Stdin(Shared::new((BlobReader::new(input), 0)))
+        Stdin(Shared::new((input, 0)))
     }
 
     fn take(&self, len: usize) -> Result<Bytes, BlobError> {
         let mut guard = self.0.lock();
-        let (reader, position) = &mut *guard;
-        let bytes = reader.read_some(*position, len)?;
+        let (input, position) = &mut *guard;
+        let bytes = input.read_at(*position, len as u64)?;
         *position += bytes.len() as u64;
         Ok(bytes)
     }

@@ -7,16 +7,12 @@ use wasmtime::component::Resource;
 use super::bindings::wasmjob::job::{artifacts, types};
 use crate::{
     artifacts::{AccessError, Artifacts},
-    blob::{BlobError, BlobWriter, Digest},
+    blob::{Blob, BlobError, BlobWriter, Digest},
     limits,
-    stdio::BlobReader,
     store::State,
 };
 
 use types::Error;
-
-/// Most bytes of one `blob.read`.
-const READ_BYTES_MAX: u32 = 1 << 20;
 
 /// An artifact that a guest is writing.
 pub struct ArtifactWriter(BlobWriter);
@@ -43,34 +39,29 @@ impl From<BlobError> for Error {
 impl types::Host for State {}
 
 impl types::HostBlob for State {
-    async fn digest(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&blob)?.blob().digest().to_string())
+    async fn digest(&mut self, blob: Resource<Blob>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&blob)?.digest().to_string())
     }
 
-    async fn size(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<u64> {
-        Ok(self.table.get(&blob)?.blob().size())
+    async fn size(&mut self, blob: Resource<Blob>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&blob)?.size())
     }
 
-    async fn read(
-        &mut self,
-        blob: Resource<BlobReader>,
-        offset: u64,
-        len: u32,
-    ) -> wasmtime::Result<Result<Vec<u8>, Error>> {
+    async fn read(&mut self, blob: Resource<Blob>, offset: u64, len: u32) -> wasmtime::Result<Result<Vec<u8>, Error>> {
         let started = Instant::now();
-        let read = self.table.get_mut(&blob)?.read(offset, len.min(READ_BYTES_MAX) as usize);
+        let read = self.table.get(&blob)?.read_at(offset, u64::from(len));
         self.host_time += started.elapsed();
         Ok(read.map(Vec::from).map_err(Error::from))
     }
 
-    async fn drop(&mut self, blob: Resource<BlobReader>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
         self.table.delete(blob)?;
         Ok(())
     }
 }
 
 impl artifacts::Host for State {
-    async fn open(&mut self, digest: String) -> wasmtime::Result<Result<Resource<BlobReader>, Error>> {
+    async fn open(&mut self, digest: String) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
         let Ok(digest) = digest.parse::<Digest>() else {
             let shown = &digest[..crate::stdio::floor_char_boundary(&digest, 80)];
             return Ok(Err(Error::Invalid(format!("`{shown}` is not a digest: blake3: and 64 hexadecimal digits"))));
@@ -79,7 +70,7 @@ impl artifacts::Host for State {
         let opened = self.artifacts.clone().open(&digest).await;
         self.host_time += started.elapsed();
         Ok(match opened {
-            Ok(blob) => Ok(self.table.push(BlobReader::new(blob))?),
+            Ok(blob) => Ok(self.table.push(blob)?),
             Err(error) => Err(error.into()),
         })
     }
@@ -110,17 +101,14 @@ impl artifacts::HostWriter for State {
         Ok(Ok(()))
     }
 
-    async fn finish(
-        &mut self,
-        writer: Resource<ArtifactWriter>,
-    ) -> wasmtime::Result<Result<Resource<BlobReader>, Error>> {
+    async fn finish(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
         let writer = self.table.delete(writer)?;
         self.writers -= 1;
         let started = Instant::now();
         let stored = store(self.artifacts.clone(), writer.0).await;
         self.host_time += started.elapsed();
         Ok(match stored {
-            Ok(reader) => Ok(self.table.push(reader)?),
+            Ok(blob) => Ok(self.table.push(blob)?),
             Err(error) => Err(error),
         })
     }
@@ -132,8 +120,8 @@ impl artifacts::HostWriter for State {
     }
 }
 
-async fn store(artifacts: Arc<dyn Artifacts>, writer: BlobWriter) -> Result<BlobReader, Error> {
+async fn store(artifacts: Arc<dyn Artifacts>, writer: BlobWriter) -> Result<Blob, Error> {
     let blob = writer.finish().map_err(|error| Error::Unavailable(format!("writing an artifact: {error}")))?;
     artifacts.publish(&blob).await?;
-    Ok(BlobReader::new(blob))
+    Ok(blob)
 }

@@ -16,7 +16,7 @@ mod bindings {
         imports: { default: async | trappable },
         exports: { default: async },
         with: {
-            "wasmjob:job/types.blob": crate::stdio::BlobReader,
+            "wasmjob:job/types.blob": crate::blob::Blob,
             "wasmjob:job/artifacts.writer": crate::capability::artifacts::ArtifactWriter,
         },
         require_store_data_send: true,
