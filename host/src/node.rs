@@ -40,6 +40,9 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// How long a listener that failed waits before it listens again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether an earlier node has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// Why a node does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -214,9 +217,27 @@ async fn check_name(broker: &Broker, name: &str) -> Result<(), NodeError> {
     }
 }
 
+/// Whether a process of this machine runs. One that ended and that nobody waited for keeps its number,
+/// but has no command line.
 fn process_lives(pid: u32) -> bool {
+    let ended = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
-    rustix::process::test_kill_process(pid).is_ok()
+    !ended && rustix::process::test_kill_process(pid).is_ok()
+}
+
+/// Waits, as long as a node may take to drain, until the node of this name that an earlier `up` on this
+/// machine left behind has ended: it does so by itself once its `up` is gone.
+pub(crate) async fn earlier_one_ended(broker: &Broker, config: &Config) -> Result<(), NodeError> {
+    let ended = async {
+        while let Err(error) = check_name(broker, &config.node.name).await {
+            let NodeError::NameTaken { pid, .. } = error else { return Err(error) };
+            tracing::info!(pid, "waiting for the node of an earlier `wasmjob up` to end");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    };
+    // One that stays is named by the node that finds its name taken.
+    timeout(config.node.drain + HAND_BACK, ended).await.unwrap_or(Ok(()))
 }
 
 async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize) -> Result<Worker, NodeError> {

@@ -78,7 +78,10 @@ async fn run(
         () = shutdown.cancelled() => return Ok(()),
     }
     let endpoint = server.endpoint();
-    prepare_streams(config, &endpoint).await?;
+    tokio::select! {
+        prepared = prepare_streams(config, &endpoint) => prepared?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
     let join = server.folder().below("credentials")?.join(format!("{}.join", config.node.name));
     server.node_endpoint(&config.node.name)?.write(&join)?;
     let mut node = start_node(global, args, config, join)?;
@@ -113,7 +116,8 @@ fn signal_again(pid: Option<u32>) {
     }
 }
 
-/// Streams are made here, with the operator's credentials: a node may not.
+/// Streams are made here, with the operator's credentials: a node may not. And a node that an `up`
+/// left that was killed has to be gone.
 async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), CliError> {
     let broker = Broker::new(connect::connect(endpoint).await?);
     ensure_shared(&broker.jetstream).await?;
@@ -121,9 +125,9 @@ async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), Cli
         ensure_queue(&broker.jetstream, queue, config.queue.lease).await?;
     }
     if config.artifacts.url.is_none() {
-        crate::artifacts::open(None, Some(broker.jetstream), &config.data).await?;
+        crate::artifacts::open(None, Some(broker.jetstream.clone()), &config.data).await?;
     }
-    Ok(())
+    Ok(crate::node::earlier_one_ended(&broker, config).await?)
 }
 
 fn start_node(global: &Global, args: &UpArgs, config: &Config, join: PathBuf) -> Result<Supervised, CliError> {
