@@ -107,12 +107,13 @@ async fn run(
     Ok(())
 }
 
-/// A node hands back what runs on its second signal.
+/// A node hands back what runs on its second signal, which is another one than the first: two of a kind
+/// that come close together are one.
 fn signal_again(pid: Option<u32>) {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         // It may have ended in this moment.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
     }
 }
 
