@@ -189,6 +189,7 @@ async fn connect(
         let connected = match event {
             Event::Connected => true,
             Event::Disconnected | Event::Closed => false,
+            Event::ClientError(error) => return tracing::debug!(%error, "NATS"),
             other => return tracing::warn!(event = %other, "NATS"),
         };
         counted.nats_connected.set(connected.into());

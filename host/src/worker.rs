@@ -144,10 +144,14 @@ impl Worker {
 
     async fn handle(&self, mut held: Held<'_>) {
         let spec = match JobSpec::parse(held.delivery.payload()) {
-            Ok(spec) if spec.queue == held.queue => spec,
-            Ok(spec) => return self.bury(held, format!("its queue is `{}`", spec.queue)).await,
+            Ok(spec) => spec,
             Err(error) => return self.bury(held, error.to_string()).await,
         };
+        let (lane, found) = (names::lane(&spec.queue, names::CLASS_ANY, spec.priority), held.delivery.subject());
+        if found != lane {
+            let reason = format!("it was published on `{found}` and belongs on `{lane}`");
+            return self.bury(held, reason).await;
+        }
         let job = spec.id;
         let stored = match held.delivery.delivered > 1 {
             true => self.event(job).await,

@@ -12,7 +12,7 @@ pub fn attempt() -> u32 {
     host::attempt()
 }
 
-/// Whether the job should come to an end, because it was cancelled.
+/// Whether the job should come to an end, because it was cancelled or its soft limit has passed.
 ///
 /// A job that asks now and then can stop tidily; one that does not is stopped all the same.
 pub fn cancelled() -> bool {

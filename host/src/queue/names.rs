@@ -45,9 +45,9 @@ pub fn lane(queue: &str, class: &str, priority: u8) -> String {
     format!("wj.q.{queue}.{class}.p{priority}")
 }
 
-/// All lanes of a class.
-pub fn lanes(queue: &str, class: &str) -> String {
-    format!("wj.q.{queue}.{class}.*")
+/// All lanes of a queue, and whatever else is published beside them: it has to end somewhere.
+pub fn lanes(queue: &str) -> String {
+    format!("wj.q.{queue}.>")
 }
 
 /// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.

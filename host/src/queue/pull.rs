@@ -151,6 +151,11 @@ impl Delivery {
         &self.message.payload
     }
 
+    /// Where it was published.
+    pub fn subject(&self) -> &str {
+        self.message.subject.as_str()
+    }
+
     /// The headers of the message.
     pub fn headers(&self) -> Option<&async_nats::HeaderMap> {
         self.message.headers.as_ref()

@@ -111,7 +111,7 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
     }
     let config = pull::Config {
         durable_name: Some(names::CLASS_ANY.into()),
-        filter_subject: names::lanes(queue, names::CLASS_ANY),
+        filter_subject: names::lanes(queue),
         ack_policy: AckPolicy::Explicit,
         ack_wait: lease,
         max_deliver: -1,

@@ -17,12 +17,16 @@ fn new_id() -> String {
 
 /// Publishes a message to the queue the way a client of another make would.
 async fn publish(broker: &Broker, message_id: Option<&str>, body: impl Into<Vec<u8>>) {
+    publish_on(LANE, broker, message_id, body).await;
+}
+
+async fn publish_on(lane: &'static str, broker: &Broker, message_id: Option<&str>, body: impl Into<Vec<u8>>) {
     let mut headers = HeaderMap::new();
     if let Some(id) = message_id {
         headers.insert(NATS_MESSAGE_ID, id);
     }
     let body = bytes::Bytes::from(body.into());
-    let sent = broker.jetstream.publish_with_headers(LANE, headers, body).await.unwrap().await.unwrap();
+    let sent = broker.jetstream.publish_with_headers(lane, headers, body).await.unwrap().await.unwrap();
     assert!(!sent.duplicate, "the server dropped it");
 }
 
@@ -62,7 +66,7 @@ async fn a_message_that_is_no_job_is_kept_as_dead_under_its_message_id_with_the_
         (spec(&own, "x", &json!({ "v": 2 })).as_bytes(), "`v`"),
         (spec("../../etc/passwd", "x", &json!({})).as_bytes(), "not a job id"),
         (spec(&own, "x", &json!({ "colour": "red" })).as_bytes(), "colour"),
-        (spec(&own, "x", &json!({ "queue": "other" })).as_bytes(), "`other`"),
+        (spec(&own, "x", &json!({ "queue": "other" })).as_bytes(), "`wj.q.other.any.p5`"),
         (spec(&own, "x", &json!({ "limits": { "fuel": -1 } })).as_bytes(), "-1"),
         (spec(&own, "x", &json!({ "result_ttl_ms": 1 })).as_bytes(), "result_ttl_ms"),
         (spec(&own, "x", &json!({ "result_ttl_ms": u64::MAX })).as_bytes(), "result_ttl_ms"),
@@ -80,6 +84,18 @@ async fn a_message_that_is_no_job_is_kept_as_dead_under_its_message_id_with_the_
         cluster.wasmjob(&["result", &job]).ended(1).saying(&[reason]);
     }
     goes_on(cluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_beside_the_lanes_is_kept_as_dead_and_not_for_ever_in_the_queue() {
+    let cluster = Cluster::shared();
+    let broker = cluster.connect().await;
+    for lane in ["wj.q.default.gpu.p5", "wj.q.default.any.p9", "wj.q.default.any", "wj.q.default.a.b.c"] {
+        let job = new_id();
+        publish_on(lane, &broker, Some(&format!("{job}:1")), spec(&job, NOBODY_HAS, &json!({}))).await;
+        let report = cluster.until_state(&job, "dead");
+        assert!(report["outcome"]["message"].as_str().unwrap().contains(lane), "{report}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,6 +152,18 @@ async fn limits_of_nothing_end_the_job_at_that_limit() {
         let report = cluster.until_state(&job, "failed");
         assert_eq!(report["outcome"]["limit"], name, "{report}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_told_when_its_soft_limit_has_passed_and_stopped_only_by_itself() {
+    let cluster = Cluster::shared();
+    let broker = cluster.connect().await;
+    let example = cluster.wasmjob(&["push", &guest::example("hello")]).succeeded().text().trim().to_owned();
+    let job = new_id();
+    publish(&broker, Some(&format!("{job}:1")), spec(&job, &example, &json!({ "soft_ms": 0 }))).await;
+    let report = cluster.until_state(&job, "failed");
+    assert_eq!(report["outcome"]["kind"], "error", "{report}");
+    assert_eq!(report["outcome"]["message"], "told to stop after 0 of 1000000 iterations");
 }
 
 #[tokio::test(flavor = "multi_thread")]

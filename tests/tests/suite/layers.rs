@@ -178,3 +178,21 @@ fn an_item_without_documentation_is_noticed() {
         "/// A.\ninterface a {\n  b: func(\n    c: u8,\n  );\n  /// D.\n  @since(version = 1.0.0)\n  d: func();\n}";
     assert_eq!(undocumented(wit), ["b: func("]);
 }
+
+/// The tests that SPECIFICATION.md names, `file::test`.
+fn named_tests(specification: &str) -> Vec<(String, &str)> {
+    let spans = specification.split('`').skip(1).step_by(2);
+    let named = spans.filter_map(|span| span.split_once(".rs::"));
+    named.map(|(file, test)| (format!("{}.rs", file.replace("suite/", "tests/tests/suite/")), test)).collect()
+}
+
+#[test]
+fn every_test_that_the_specification_names_exists() {
+    let specification = fs::read_to_string(top().join("SPECIFICATION.md")).unwrap();
+    let named = named_tests(&specification);
+    assert!(named.len() > 50, "only {} found", named.len());
+    for (file, test) in named {
+        let source = fs::read_to_string(top().join(&file)).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}(")), "SPECIFICATION.md names {file}::{test}, which does not exist");
+    }
+}
