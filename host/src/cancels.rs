@@ -30,13 +30,15 @@ pub struct Cancels {
 
 struct State {
     asked: LruCache<JobId, ()>,
-    running: HashMap<JobId, Arc<Signals>>,
+    /// More than one attempt of a job if a lease was lost.
+    running: HashMap<JobId, Vec<Arc<Signals>>>,
 }
 
 /// Keeps an attempt within reach of cancels while it runs.
 pub struct Registration {
     cancels: Cancels,
     job: JobId,
+    signals: Arc<Signals>,
 }
 
 impl Default for Cancels {
@@ -65,7 +67,7 @@ impl Cancels {
 
     /// Jobs that run here.
     pub fn running(&self) -> usize {
-        self.lock().running.len()
+        self.lock().running.values().map(Vec::len).sum()
     }
 
     /// Lets a cancel reach this attempt, also one that came before.
@@ -74,15 +76,15 @@ impl Cancels {
         if state.asked.contains(&job) {
             signals.cancel();
         }
-        state.running.insert(job, signals);
-        Registration { cancels: self.clone(), job }
+        state.running.entry(job).or_default().push(signals.clone());
+        Registration { cancels: self.clone(), job, signals }
     }
 
     fn ask(&self, job: &str) {
         let Ok(job) = job.parse() else { return };
         let mut state = self.lock();
         state.asked.put(job, ());
-        if let Some(signals) = state.running.get(&job) {
+        for signals in state.running.get(&job).into_iter().flatten() {
             signals.cancel();
         }
     }
@@ -125,6 +127,12 @@ impl Cancels {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.cancels.lock().running.remove(&self.job);
+        let mut state = self.cancels.lock();
+        if let Some(attempts) = state.running.get_mut(&self.job) {
+            attempts.retain(|signals| !Arc::ptr_eq(signals, &self.signals));
+            if attempts.is_empty() {
+                state.running.remove(&self.job);
+            }
+        }
     }
 }

@@ -7,7 +7,8 @@ use crate::queue::{Broker, QueueError, names};
 /// Whether `name` can be given to a component: what a NATS key can be, and no digest or path.
 pub fn is_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let ends = name.starts_with('.') || name.ends_with('.') || name.contains("..");
+    // `submit` takes what ends like a file for a file.
+    let ends = name.starts_with('.') || name.ends_with('.') || name.contains("..") || name.ends_with(".wasm");
     (1..=128).contains(&name.len()) && name.bytes().all(valid) && !ends
 }
 

@@ -12,7 +12,7 @@ use tokio::{
     time::{interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use wasmjob_runtime::{Limits, Sandbox, SandboxConfig, SandboxError};
+use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 
 use crate::{
     artifacts::{self, ArtifactError, Cache},
@@ -269,7 +269,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         metrics,
         node: config.node.name.clone(),
         defaults,
-        maximum: Limits { memory: maximum.memory, ..maximum },
+        maximum,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
         broker,

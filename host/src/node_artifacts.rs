@@ -58,6 +58,9 @@ fn access_error(error: &ArtifactError) -> AccessError {
     match error {
         ArtifactError::NotFound { .. } => AccessError::NotFound(text),
         ArtifactError::Corrupt { .. } => AccessError::Corrupt(text),
+        ArtifactError::Full { .. } | ArtifactError::TooLarge { .. } | ArtifactError::Denied { .. } => {
+            AccessError::Refused(text)
+        }
         _ => AccessError::Unavailable(text),
     }
 }

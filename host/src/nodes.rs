@@ -50,15 +50,15 @@ pub async fn list(broker: &Broker) -> Result<Vec<NodeInfo>, QueueError> {
     let bucket = broker.jetstream.get_key_value(names::NODES).await.map_err(|error| unavailable(error.to_string()))?;
     let keys = bucket.keys().await.map_err(|error| unavailable(error.to_string()))?;
     let keys: Vec<String> = keys.try_collect().await.map_err(|error| unavailable(error.to_string()))?;
-    let mut nodes: Vec<NodeInfo> = futures_util::stream::iter(keys)
-        .map(|key| {
-            let bucket = &bucket;
-            async move { bucket.get(key).await.ok()? }
-        })
+    let entries: Vec<Option<Bytes>> = futures_util::stream::iter(keys)
+        .map(|key| bucket.get(key))
         .buffer_unordered(16)
-        .filter_map(|value| async move { serde_json::from_slice(&value?).ok() })
-        .collect()
-        .await;
+        .try_collect()
+        .await
+        .map_err(|error| unavailable(error.to_string()))?;
+    // An entry that is no node is somebody else's mistake and none of ours.
+    let mut nodes: Vec<NodeInfo> =
+        entries.iter().flatten().filter_map(|entry| serde_json::from_slice(entry).ok()).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(nodes)
 }
@@ -88,9 +88,10 @@ pub async fn get(broker: &Broker, name: &str) -> Result<Option<NodeInfo>, QueueE
     Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
 }
 
-/// The most memory that any live node can promise to a job. `None` if there is no node.
-pub async fn largest_memory(broker: &Broker) -> Option<u64> {
-    list(broker).await.ok()?.iter().map(|node| node.memory_bytes).max()
+/// The node with the most memory for jobs among those that work on `queue`.
+pub async fn largest(broker: &Broker, queue: &str) -> Result<Option<NodeInfo>, QueueError> {
+    let nodes = list(broker).await?.into_iter().filter(|node| node.queues.iter().any(|name| name == queue));
+    Ok(nodes.max_by_key(|node| node.memory_bytes))
 }
 
 /// Writes a node's own entry.

@@ -24,7 +24,7 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes,
     queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
-    wire::{JobId, JobSpec, Report, new_job_id, timestamp},
+    wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
 };
 
 /// An attempt that runs longer is announced with an event of its own; shorter ones only with their
@@ -98,7 +98,10 @@ enum End {
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
     pub async fn work(self: Arc<Self>, queue: String, lease: Duration) {
-        self.cancels.known().await;
+        tokio::select! {
+            () = self.cancels.known() => {}
+            () = self.draining.cancelled() => return,
+        }
         while !self.draining.is_cancelled() {
             let worked = self.work_until_error(&queue, lease).await;
             if let Err(error) = worked {
@@ -179,6 +182,9 @@ impl Worker {
             Ok(limits) => limits,
             Err(error) => return self.end_unstarted(held, report, Outcome::invalid(error.to_string())).await,
         };
+        if let Some(spec) = &mut report.spec {
+            spec.limits = LimitTable::of(&limits);
+        }
         if limits.memory > self.memory_bytes {
             return self.leave_to_larger_nodes(held, report, limits.memory).await;
         }
@@ -312,7 +318,6 @@ impl Worker {
                     }
                     held.sequence = stored.map_or(0, |stored| stored.sequence);
                 }
-                Err(QueueError::TooLarge { .. }) if report.spec.is_some() => report.spec = None,
                 Err(error) if self.stopping.is_cancelled() => {
                     tracing::error!(job = %report.job, %error, "the result could not be stored; another node will make it again");
                     return self.hand_back(held, None).await;
@@ -332,15 +337,22 @@ impl Worker {
         self.conclude(held, lifecycle::on_attempt_end(report, ended, None)).await;
     }
 
-    /// Stores why a message is no job, under the id its headers name or a new one.
+    /// Stores why a message is no job, under the id it names, or, if that belongs to a job, under one
+    /// made of the message's place in the queue, so that a redelivery is buried in the same grave.
     async fn bury(&self, held: Held<'_>, reason: String) {
-        let named = names::job_of_message(held.delivery.headers());
-        let taken = match named {
-            Some(job) => self.event(job).await.map(|stored| stored.is_some()),
-            None => Ok(true),
+        let named = names::job_of(held.delivery.headers(), held.delivery.payload());
+        let stored = match named {
+            Some(job) => self.event(job).await,
+            None => Ok(None),
         };
-        let Ok(taken) = taken else { return self.hand_back(held, None).await };
-        let job = named.filter(|_| !taken).unwrap_or_else(new_job_id);
+        let job = match (named, stored) {
+            (_, Err(Stopping)) => return self.hand_back(held, None).await,
+            (Some(job), Ok(None)) => job,
+            (Some(_), Ok(Some(stored))) if held.delivery.delivered > 1 && stored.report.state == State::Dead => {
+                return held.delivery.done().await;
+            }
+            _ => held.delivery.own_id(),
+        };
         self.metrics.dead_lettered(held.queue);
         tracing::warn!(%job, queue = held.queue, reason, "a message is not a job; it is kept as dead");
         self.conclude(held, lifecycle::dead_letter(Report::queued(job), reason)).await;
@@ -348,7 +360,11 @@ impl Worker {
 
     /// Hands on a job that wants more memory than this node has, or ends it if no node has so much.
     async fn leave_to_larger_nodes(&self, held: Held<'_>, report: Report, wanted: u64) {
-        let largest = nodes::largest_memory(&self.broker).await.unwrap_or(self.memory_bytes);
+        let largest = match nodes::largest(&self.broker, held.queue).await {
+            // Nobody knows now: this node's own size is no answer.
+            Err(_) => return self.hand_back(held, Some(LEFT_TO_OTHERS)).await,
+            Ok(largest) => largest.map_or(self.memory_bytes, |node| node.memory_bytes),
+        };
         if largest >= wanted {
             return self.hand_back(held, Some(LEFT_TO_OTHERS)).await;
         }

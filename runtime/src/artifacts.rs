@@ -24,9 +24,12 @@ pub enum AccessError {
     /// Its bytes are not what the digest says.
     #[error("{0}")]
     Corrupt(String),
-    /// The store does not answer or is full.
+    /// The store does not answer; trying again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// The store does not take it: it is full, the artifact too large, the access not allowed.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Has nothing and keeps nothing.

@@ -8,6 +8,7 @@ use std::{
     fs,
     hash::{Hash, Hasher},
     io::{self, Write},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +21,9 @@ use tokio::sync::OnceCell;
 use wasmtime::{Engine, component::Component};
 
 use crate::{blob::Digest, component::Prepared, engine::WASMTIME_VERSION};
+
+/// Components that are remembered; jobs can name any number that nobody has.
+const COMPONENTS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("it is not zero");
 
 /// A component that is prepared at most once, however many ask for it at the same time.
 type Cell = Arc<OnceCell<Arc<Prepared>>>;
@@ -53,7 +57,7 @@ impl CodeCache {
             create_private_dir(dir)?;
         }
         Ok(CodeCache {
-            cells: Mutex::new(LruCache::unbounded()),
+            cells: Mutex::new(LruCache::new(COMPONENTS_MAX)),
             bytes_max,
             dir,
             environment: environment(engine),

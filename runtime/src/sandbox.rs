@@ -57,7 +57,7 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
     cache: CodeCache,
-    compiling: Semaphore,
+    compiling: Arc<Semaphore>,
     threads: Threads,
     scratch: Scratch,
 }
@@ -149,7 +149,7 @@ impl Sandbox {
         let cache = CodeCache::new(&engine, config.code_dir, config.code_bytes_max).map_err(at(&code_dir))?;
         let threads = Threads::start(slots as usize).map_err(at(&config.spill_dir))?;
         let scratch = Scratch(config.spill_dir.into());
-        Ok(Sandbox { engine, linker, cache, compiling: Semaphore::new(COMPILES_MAX), threads, scratch })
+        Ok(Sandbox { engine, linker, cache, compiling: Arc::new(Semaphore::new(COMPILES_MAX)), threads, scratch })
     }
 
     /// The component `digest` ready to run, and how long it took to compile: nothing if it was
@@ -188,10 +188,16 @@ impl Sandbox {
         let bytes = bytes
             .to_bytes(COMPONENT_BYTES_MAX)
             .map_err(|error| Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true)))?;
-        let _turn = self.compiling.acquire().await;
+        let turn = self.compiling.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let started = Instant::now();
-        let compiled = spawn_blocking(move || component::compile(&engine, &bytes)).await;
+        let compile = move || {
+            let compiled = component::compile(&engine, &bytes);
+            // Held until here even if nobody waits any more: compiling cannot be stopped.
+            drop(turn);
+            compiled
+        };
+        let compiled = spawn_blocking(compile).await;
         let component = compiled.unwrap_or_else(|panic| {
             Err(Box::new(Outcome::invalid(format!("the compiler gave up on this component: {panic}"))))
         })?;

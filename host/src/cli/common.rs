@@ -191,7 +191,7 @@ pub(crate) async fn upload(store: &dyn ArtifactStore, blob: &Blob, what: &str) -
 /// The file that `component` means, if it means one.
 pub(crate) fn as_file(component: &str) -> Result<Option<&Path>, CliError> {
     let path = Path::new(component);
-    if path.is_file() {
+    if path.exists() && !path.is_dir() {
         return Ok(Some(path));
     }
     let looks_like_one = component.contains('/') || component.ends_with(".wasm");

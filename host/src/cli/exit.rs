@@ -62,6 +62,11 @@ impl CliError {
         CliError { message: message.to_string(), hint: None, exit: Exit::Platform }
     }
 
+    /// Nobody is listening any more: nothing to tell, and nothing went wrong.
+    pub fn quiet() -> Self {
+        CliError { message: String::new(), hint: None, exit: Exit::Done }
+    }
+
     /// With what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -71,6 +76,9 @@ impl CliError {
 
     /// Tells it on stderr.
     pub fn report(&self, json: bool) -> Exit {
+        if self.message.is_empty() {
+            return self.exit;
+        }
         let mut stderr = std::io::stderr().lock();
         // There is nobody to tell if stderr is gone.
         let _ = match (json, &self.hint) {

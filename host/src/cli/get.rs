@@ -1,5 +1,6 @@
 //! `wasmjob get` and `wasmjob result`: what became of a job.
 
+use bytes::Bytes;
 use clap::Args;
 use futures_util::StreamExt;
 use wasmjob_runtime::Usage;
@@ -91,17 +92,23 @@ pub(crate) async fn print_output(cluster: &Cluster, report: &Report, lines: bool
         Some(OutputValue::Artifact(digest)) => {
             let store = cluster.artifacts().await?;
             let mut pieces = store.get(digest, None).await?;
+            let mut last = Bytes::new();
             while let Some(piece) = pieces.next().await {
-                render::data(&piece?)?;
+                last = piece?;
+                render::data(&last)?;
             }
-            Ok(())
+            end_output(&last, lines)
         }
         Some(carried) => {
             let bytes = carried.bytes().unwrap_or_default();
             render::data(&bytes)?;
-            if lines && !bytes.ends_with(b"\n") { render::data(b"\n") } else { render::end_line(&bytes) }
+            end_output(&bytes, lines)
         }
     }
+}
+
+fn end_output(last: &[u8], lines: bool) -> Result<(), CliError> {
+    if lines && !last.ends_with(b"\n") { render::data(b"\n") } else { render::end_line(last) }
 }
 
 /// Says on stderr why a job did not succeed.
@@ -153,7 +160,7 @@ fn describe(report: &Report) -> String {
     if report.state.is_terminal() && report.usage != Usage::default() {
         lines.push(("cost", render::cost(report)));
     }
-    lines.iter().map(|(name, value)| format!("{name:<10} {value}")).collect::<Vec<_>>().join("\n")
+    lines.iter().map(|(name, value)| format!("{name:<10} {}", render::plain(value))).collect::<Vec<_>>().join("\n")
 }
 
 fn describe_output(output: &OutputValue) -> String {

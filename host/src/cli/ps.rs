@@ -3,12 +3,16 @@
 use std::collections::HashSet;
 
 use clap::{Args, ValueEnum};
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::{CliError, Exit, Global, common::Cluster, render};
 use crate::{
-    queue,
+    queue::{self, QueueError},
     wire::{Report, State},
 };
+
+/// Events that are read at the same time.
+const EVENTS_AT_ONCE: usize = 32;
 
 /// Arguments of `ps`.
 #[derive(Args)]
@@ -48,11 +52,8 @@ impl StateName {
 /// Lists the jobs, the latest first.
 pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
-    let mut jobs = jobs(&cluster, args.max).await?;
-    if let Some(state) = args.state {
-        jobs.retain(|job| job.state == state.state());
-    }
-    jobs.truncate(args.max);
+    let wanted = |job: &Report| args.state.is_none_or(|state| job.state == state.state());
+    let jobs = jobs(&cluster, args.max, wanted).await?;
     if global.json {
         render::json(&jobs)?;
         return Ok(Exit::Done);
@@ -62,17 +63,29 @@ pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
-/// Jobs with an event and jobs that wait, the latest first.
-pub(crate) async fn jobs(cluster: &Cluster, max: usize) -> Result<Vec<Report>, CliError> {
-    let mut waiting = Vec::new();
-    for name in queue::queues(&cluster.broker.jetstream).await? {
-        waiting.extend(queue::list_queued(&cluster.broker, &name, max).await?);
+/// Jobs with an event and jobs that wait, those that are `wanted`, the latest first.
+pub(crate) async fn jobs(
+    cluster: &Cluster,
+    max: usize,
+    wanted: impl Fn(&Report) -> bool,
+) -> Result<Vec<Report>, CliError> {
+    let broker = &cluster.broker;
+    let mut queued = Vec::new();
+    for name in queue::queues(&broker.jetstream).await? {
+        queued.extend(queue::list_queued(broker, &name, max).await?);
     }
     // The events are read last: a job that leaves its queue meanwhile has one.
-    let mut jobs = queue::list_events(&cluster.broker, max).await?;
+    let mut jobs = queue::list_events(broker, max, &wanted).await?;
     let known: HashSet<_> = jobs.iter().map(|job| job.job).collect();
-    jobs.extend(waiting.into_iter().filter(|job| !known.contains(&job.job)));
+    queued.retain(|job| !known.contains(&job.job));
+    // One that is in its queue and runs may have an event that is older than those just read.
+    let queued = futures_util::stream::iter(queued).map(|job| async move {
+        Ok::<_, QueueError>(broker.event(job.job).await?.map_or(job, |stored| stored.report))
+    });
+    let queued: Vec<Report> = queued.buffer_unordered(EVENTS_AT_ONCE).try_collect().await?;
+    jobs.extend(queued.into_iter().filter(wanted));
     jobs.sort_by_key(|job| std::cmp::Reverse(job.job));
+    jobs.truncate(max);
     Ok(jobs)
 }
 

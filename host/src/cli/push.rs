@@ -27,9 +27,8 @@ pub(crate) struct PushArgs {
 /// Stores the component.
 pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliError> {
     if let Some(name) = args.name.as_deref().filter(|name| !names::is_name(name)) {
-        return Err(
-            CliError::usage(format!("`{name}` cannot be a name")).hint("1 to 128 letters, digits, `-`, `_` and `.`")
-        );
+        return Err(CliError::usage(format!("`{name}` cannot be a name"))
+            .hint("1 to 128 letters, digits, `-`, `_` and `.`, and not like a file name"));
     }
     let blob = read_file(Path::new(&args.file))?;
     let cluster = Cluster::connect(global).await?;

@@ -17,14 +17,19 @@ use crate::{
     wire::{Report, State},
 };
 
-/// Writes data to stdout. A reader that went away (`| head`) is no error.
+/// Text from jobs, clients and nodes as one harmless line: no control characters, so that nobody can
+/// move the reader's cursor or forge lines.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Writes data to stdout. A reader that went away (`| head`) ends the command quietly.
 pub(crate) fn data(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::platform(format!("stdout cannot be written: {error}")))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::quiet()),
+        Err(error) => Err(CliError::platform(format!("stdout cannot be written: {error}"))),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -56,7 +61,7 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), Cli
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
-    table.add_rows(rows);
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| plain(cell))));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -81,7 +86,11 @@ pub(crate) fn millis(ms: f64) -> String {
         ms if ms < 10.0 => format!("{ms:.2} ms"),
         ms if ms < 1_000.0 => format!("{ms:.0} ms"),
         ms if ms < 60_000.0 => format!("{:.2} s", ms / 1e3),
-        ms => Span(Duration::from_secs_f64((ms / 1e3).round())).to_string(),
+        // What an event says may be anything.
+        ms => match Duration::try_from_secs_f64((ms / 1e3).round()) {
+            Ok(time) => Span(time).to_string(),
+            Err(_) => format!("{ms:e} ms"),
+        },
     }
 }
 
@@ -127,7 +136,7 @@ pub(crate) fn tell_cost(report: &Report) {
 /// One line of how a job ended and what it cost.
 pub(crate) fn cost(report: &Report) -> String {
     let usage = &report.usage;
-    let node = report.node.as_ref().map_or(String::new(), |node| format!(" on {node}"));
+    let node = report.node.as_ref().map_or(String::new(), |node| format!(" on {}", plain(node)));
     let mut line = format!(
         "{}{node} in {}: fuel {}, peak memory {}, in {}, out {}",
         report.state.name(),
@@ -155,6 +164,7 @@ pub(crate) fn failure(report: &Report) -> String {
         Some(outcome) => (outcome.limit, outcome.message.clone().unwrap_or_default()),
         None => (None, "no outcome".into()),
     };
+    let message = plain(&message);
     match (report.state, limit) {
         (State::Cancelled, _) => format!("job {} was cancelled", report.job),
         (_, Some(limit)) => format!("job {} reached its {limit} limit: it {message}", report.job),

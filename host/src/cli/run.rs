@@ -60,9 +60,9 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         soft: Duration::MAX,
         artifacts: artifacts.clone(),
         log: Arc::new(ToStderr),
-        signals,
+        signals: signals.clone(),
     };
-    let ended = make_attempt(&scratch, component, attempt).await?;
+    let ended = make_attempt(&scratch, component, &signals, attempt).await?;
     let output = ended.output.clone();
     let report = finish(&artifacts, report, ended).await?;
     if global.json {
@@ -114,6 +114,7 @@ async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, 
 async fn make_attempt(
     scratch: &Path,
     component: Blob,
+    signals: &Signals,
     attempt: impl FnOnce(Arc<Prepared>) -> Attempt,
 ) -> Result<AttemptReport, CliError> {
     let code = scratch.join("code");
@@ -126,7 +127,10 @@ async fn make_attempt(
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");
-    let prepared = sandbox.prepare(component.digest(), async { Ok(component) }).await;
+    let prepared = tokio::select! {
+        prepared = sandbox.prepare(component.digest(), async { Ok(component) }) => prepared,
+        () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
+    };
     bar.finish_and_clear();
     let (component, compiled) = match prepared {
         Ok(prepared) => prepared,

@@ -50,7 +50,7 @@ async fn look(cluster: &Cluster) -> Result<Status, CliError> {
         let (waiting, running) = queue::depth(&cluster.broker, &name).await?;
         queues.push(QueueStatus { queue: name, waiting, running });
     }
-    let jobs = ps::jobs(cluster, RECENT).await?;
+    let jobs = ps::jobs(cluster, RECENT, |_| true).await?;
     let failed = |job: &Report| matches!(job.state, State::Failed | State::Dead);
     Ok(Status {
         slots: nodes.iter().map(|node| node.slots).sum(),

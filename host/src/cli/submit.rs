@@ -21,6 +21,9 @@ use crate::{
     worker::INLINE_BYTES_MAX,
 };
 
+/// A result must outlive a late look.
+const KEEP_MIN: Duration = Duration::from_secs(60);
+
 /// Arguments of `submit`.
 #[derive(Args)]
 #[command(after_help = "\
@@ -81,13 +84,17 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
         ))
         .hint("raise it with --limit input=SIZE"));
     }
-    check_memory(cluster, &limits).await?;
+    check_memory(cluster, &args.queue, &limits).await?;
     let mut spec = JobSpec::new(new_job_id(), String::new());
     spec.queue.clone_from(&args.queue);
     spec.args = args.job.args();
     spec.env = args.job.env();
     spec.limits = given;
     spec.result_ttl_ms = u64::try_from(args.keep.0.as_millis()).unwrap_or(u64::MAX);
+    let keep = crate::units::Span(KEEP_MIN);
+    if args.keep.0 < KEEP_MIN {
+        return Err(CliError::usage(format!("--keep {} is too short; at least {keep}", args.keep)));
+    }
     spec.check()?;
     spec.component = cluster.component(&args.job.component).await?.to_string();
     spec.input = if input.size() > INLINE_BYTES_MAX {
@@ -100,10 +107,11 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
 }
 
 /// Tells at once if no node can ever run it.
-async fn check_memory(cluster: &Cluster, limits: &Limits) -> Result<(), CliError> {
-    let nodes = nodes::list(&cluster.broker).await?;
-    let Some(largest) = nodes.iter().max_by_key(|node| node.memory_bytes) else {
-        render::talk("warning: no node is running; the job waits until one is (`wasmjob nodes ls`)");
+async fn check_memory(cluster: &Cluster, queue: &str, limits: &Limits) -> Result<(), CliError> {
+    let Some(largest) = nodes::largest(&cluster.broker, queue).await? else {
+        render::talk(format!(
+            "warning: no node works on queue {queue} now; the job waits until one does (`wasmjob nodes ls`)"
+        ));
         return Ok(());
     };
     if limits.memory <= largest.memory_bytes {

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use indicatif::ProgressBar;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::CliError;
+use super::{CliError, render};
 use crate::{
     queue::{Broker, QueueError, names},
     wire::{JobId, Report, State},
@@ -68,7 +68,7 @@ impl Waiter {
         if report.state.is_terminal() {
             self.ended.insert(report.job, report);
         } else if wanted.len() == 1 {
-            bar.set_message(describe(&report));
+            bar.set_message(render::plain(&describe(&report)));
         }
         if wanted.len() > 1 {
             bar.set_message(format!("{} of {} jobs ended", self.ended.len(), wanted.len()));

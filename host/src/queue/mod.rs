@@ -28,7 +28,7 @@ pub use pull::{Delivery, Puller};
 pub use search::{depth, find_queued, list_events, list_queued};
 pub use setup::{SetupError, ensure_queue, ensure_shared, queues};
 
-use crate::wire::{JobId, JobSpec, Report};
+use crate::wire::{JobId, JobSpec, Report, State};
 
 /// The connection to the streams of one cluster.
 #[derive(Clone)]
@@ -96,6 +96,17 @@ impl Broker {
 
     /// Publishes a job. When this returns, the job is stored and will be run.
     pub async fn submit(&self, spec: &JobSpec) -> Result<(), QueueError> {
+        let mut tries = 1;
+        loop {
+            match self.submit_once(spec).await {
+                // Under one message id the server stores it once, however often it is sent.
+                Err(QueueError::Unavailable { .. }) if tries < SUBMIT_TRIES => tries += 1,
+                submitted => return submitted,
+            }
+        }
+    }
+
+    async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {
         let subject = names::lane(&spec.queue, names::CLASS_ANY, spec.priority);
         let message = PublishMessage::build().payload(spec.to_message()).message_id(names::message_id(spec.id, 1));
         let what = || format!("job {}", spec.id);
@@ -120,8 +131,18 @@ impl Broker {
     /// Stores a job's event after the one with `sequence` (0: the first), or refuses if another
     /// came between. A terminal event that need not be kept for ever has a time to live.
     pub async fn store(&self, report: &Report, sequence: u64) -> Result<u64, QueueError> {
-        let payload = report.to_event();
-        let mut message = PublishMessage::build().payload(payload).expected_last_subject_sequence(sequence);
+        match self.store_event(report, report.to_event(), sequence).await {
+            // The spec is the one part that is not needed to know how the job ended.
+            Err(QueueError::TooLarge { .. }) if report.spec.is_some() => {
+                let bare = Report { spec: None, ..report.clone() };
+                self.store_event(report, bare.to_event(), sequence).await
+            }
+            stored => stored,
+        }
+    }
+
+    async fn store_event(&self, report: &Report, event: Bytes, sequence: u64) -> Result<u64, QueueError> {
+        let mut message = PublishMessage::build().payload(event).expected_last_subject_sequence(sequence);
         if let Some(ttl) = time_to_live(report) {
             message = message.ttl(ttl);
         }
@@ -151,22 +172,33 @@ impl Broker {
 /// The report that an event carries. One that another client wrote and that says nothing about this
 /// job counts for nothing: the next write replaces it.
 fn read(event: &[u8], job: JobId) -> Report {
-    let report = Report::parse(event).ok().filter(|report| report.job == job);
-    report.unwrap_or_else(|| {
-        tracing::warn!(%job, "the event of the job is no report on it");
-        Report::queued(job)
-    })
+    /// What even a report of another version has.
+    #[derive(serde::Deserialize)]
+    struct Core {
+        job: JobId,
+        state: State,
+    }
+    if let Some(report) = Report::parse(event).ok().filter(|report| report.job == job) {
+        return report;
+    }
+    tracing::warn!(%job, "the event of the job cannot be read as a report");
+    let core = serde_json::from_slice(event).ok().filter(|core: &Core| core.job == job);
+    Report { state: core.map_or(State::Queued, |core| core.state), ..Report::queued(job) }
 }
 
 /// How long the event may stay. One that says that more is to come stays until that has come, and
 /// one that a person has to look at stays until they did.
 fn time_to_live(report: &Report) -> Option<Duration> {
-    use crate::wire::State;
     let ends = matches!(report.state, State::Succeeded | State::Failed | State::Cancelled);
     let kept = report.spec.as_ref().map_or(DEFAULT_TTL_MS, |spec| spec.result_ttl_ms);
-    ends.then(|| Duration::from_secs(kept.div_ceil(1000)))
+    ends.then(|| Duration::from_secs(kept.div_ceil(1000)).max(TTL_MIN))
 }
 
+/// How often a job is sent before it is given up; the server may take seconds each time to not answer.
+const SUBMIT_TRIES: u32 = 4;
+/// An event stays at least this long: longer than the longest lease, after which the queue may deliver
+/// its job once more if the acknowledgement was lost.
+const TTL_MIN: Duration = Duration::from_secs(900);
 /// How long the result of a job is kept whose spec is not known.
 const DEFAULT_TTL_MS: u64 = 86_400_000;
 

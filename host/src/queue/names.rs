@@ -35,9 +35,10 @@ pub fn queue_stream(queue: &str) -> String {
     format!("{QUEUE_PREFIX}{queue}")
 }
 
-/// What the stream of `queue` stores: jobs to run now, and jobs that wait for a time.
+/// What the stream of `queue` stores. `wj.at.<queue>.>`, for jobs that wait for a time, will be stored
+/// too when something fires them; until then a publish there is refused.
 pub fn queue_subjects(queue: &str) -> Vec<String> {
-    vec![format!("wj.q.{queue}.>"), format!("wj.at.{queue}.>")]
+    vec![format!("wj.q.{queue}.>")]
 }
 
 /// Where a job of this queue, class and priority is published.
@@ -56,9 +57,18 @@ pub fn message_id(job: JobId, attempt: u32) -> String {
 }
 
 /// The job that a message says it is about, whatever its body says.
-pub fn job_of_message(headers: Option<&HeaderMap>) -> Option<JobId> {
+fn job_of_message(headers: Option<&HeaderMap>) -> Option<JobId> {
     let id = headers?.get(async_nats::header::NATS_MESSAGE_ID)?.as_str();
     id.split(':').next()?.parse().ok()
+}
+
+/// The job that a message in a queue is about: other clients may leave out the header.
+pub fn job_of(headers: Option<&HeaderMap>, payload: &[u8]) -> Option<JobId> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: JobId,
+    }
+    job_of_message(headers).or_else(|| serde_json::from_slice(payload).ok().map(|Id { id }| id))
 }
 
 /// Where the event of a job is stored.

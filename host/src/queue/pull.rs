@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::{QueueError, names};
+use crate::wire::JobId;
 
 /// A request for one job, which the server holds for 30 s; every 5 s it says that it still does.
 const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
@@ -32,7 +33,6 @@ pub struct Puller {
     replies: Subscriber,
     /// When the request that the server holds was last heard of. It holds at most one.
     heard: Option<Instant>,
-    silent: u64,
 }
 
 /// A job as it came from the queue.
@@ -40,8 +40,10 @@ pub struct Delivery {
     message: jetstream::Message,
     /// How often it was delivered, this time included.
     pub delivered: u64,
-    /// How long it had been in the queue, by the server's clock and this machine's.
+    /// When it came into the queue, by the server's clock.
     pub published: time::OffsetDateTime,
+    /// Its place in the queue's stream.
+    sequence: u64,
 }
 
 impl Puller {
@@ -49,7 +51,7 @@ impl Puller {
     pub async fn new(context: &Context, queue: &str) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
         let (context, queue) = (context.clone(), queue.to_owned());
-        Ok(Puller { context, queue, inbox, replies, heard: None, silent: 0 })
+        Ok(Puller { context, queue, inbox, replies, heard: None })
     }
 
     /// Waits for the next job. Safe to drop and call again.
@@ -76,15 +78,10 @@ impl Puller {
     /// The request was lost, or its answers are: what still comes for it must not come to us, or a
     /// job would wait here that nobody looks at.
     async fn start_over(&mut self) -> Result<(), QueueError> {
-        self.silent += 1;
+        tracing::debug!(queue = self.queue, "a request for a job went silent; making it again");
         self.heard = None;
         (self.inbox, self.replies) = listen(&self.context).await?;
         Ok(())
-    }
-
-    /// Requests that were taken for lost and made again.
-    pub fn silent(&self) -> u64 {
-        self.silent
     }
 
     /// Hands back what was sent to this slot and not taken.
@@ -123,7 +120,8 @@ impl Puller {
         let message = jetstream::Message { message: reply, context: self.context.clone() };
         let Ok(info) = message.info() else { return Reply::Over };
         let (delivered, published) = (u64::try_from(info.delivered).unwrap_or(1), info.published);
-        Reply::Job(Box::new(Delivery { message, delivered, published }))
+        let sequence = info.stream_sequence;
+        Reply::Job(Box::new(Delivery { message, delivered, published, sequence }))
     }
 }
 
@@ -154,6 +152,11 @@ impl Delivery {
     /// Where it was published.
     pub fn subject(&self) -> &str {
         self.message.subject.as_str()
+    }
+
+    /// An id for a message that names none: the same each time it is delivered.
+    pub fn own_id(&self) -> JobId {
+        JobId::of_message(self.published, self.sequence)
     }
 
     /// The headers of the message.

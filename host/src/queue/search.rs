@@ -33,14 +33,8 @@ pub async fn list_queued(broker: &Broker, queue: &str, max: usize) -> Result<Vec
     Ok(found.iter().filter_map(|message| Some(queued(message, job_of(message)?))).collect())
 }
 
-/// The job a message is: other clients may leave out the header.
 fn job_of(message: &StoredMessage) -> Option<JobId> {
-    #[derive(serde::Deserialize)]
-    struct Id {
-        id: JobId,
-    }
-    names::job_of_message(Some(&message.headers))
-        .or_else(|| serde_json::from_slice(&message.payload).ok().map(|Id { id }| id))
+    names::job_of(Some(&message.headers), &message.payload)
 }
 
 async fn all_queues(broker: &Broker) -> Result<Vec<String>, QueueError> {
@@ -75,8 +69,12 @@ fn queued(message: &StoredMessage, job: JobId) -> Report {
     Report { spec, ..Report::queued(job) }
 }
 
-/// The jobs whose events changed last, newest first.
-pub async fn list_events(broker: &Broker, max: usize) -> Result<Vec<Report>, QueueError> {
+/// The jobs that are `wanted` whose events changed last, newest first.
+pub async fn list_events(
+    broker: &Broker,
+    max: usize,
+    wanted: impl Fn(&Report) -> bool,
+) -> Result<Vec<Report>, QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: "the events".into(), reason };
     let stream = broker.jetstream.get_stream(names::EVENTS).await.map_err(|error| unavailable(error.to_string()))?;
     let state = &stream.cached_info().state;
@@ -86,7 +84,8 @@ pub async fn list_events(broker: &Broker, max: usize) -> Result<Vec<Report>, Que
     let mut back = max as u64;
     loop {
         let start = last.saturating_sub(back).max(first);
-        let reports = events_from(broker, start).await?;
+        let mut reports = events_from(broker, start).await?;
+        reports.retain(&wanted);
         if reports.len() >= max || start <= first {
             return Ok(reports.into_iter().rev().take(max).collect());
         }

@@ -31,7 +31,7 @@ const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// Values that a name had.
 const NAME_HISTORY: i64 = 16;
-/// Messages out at nodes at the same time; slots bound it long before.
+/// Messages out at nodes, and requests of slots, at the same time; slots bound both long before.
 const DELIVERED_MAX: i64 = 100_000;
 
 /// A stream, consumer or bucket that is missing and could not be made.
@@ -116,6 +116,7 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         ack_wait: lease,
         max_deliver: -1,
         max_ack_pending: DELIVERED_MAX,
+        max_waiting: DELIVERED_MAX,
         ..pull::Config::default()
     };
     jetstream.create_consumer_on_stream(config, &stream).await.map_err(|error| failed(error.to_string()))

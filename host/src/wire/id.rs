@@ -16,6 +16,12 @@ pub fn new_job_id() -> JobId {
 }
 
 impl JobId {
+    /// An id made of a message's time and its place in a stream.
+    pub fn of_message(time: OffsetDateTime, sequence: u64) -> JobId {
+        let millis = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        JobId(Ulid::from_parts(millis, u128::from(sequence)))
+    }
+
     /// When the job was submitted, by the submitter's clock. `None` for a time out of range.
     pub fn submitted(self) -> Option<OffsetDateTime> {
         let nanos = i128::from(self.0.timestamp_ms()) * 1_000_000;

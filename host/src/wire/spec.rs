@@ -116,6 +116,11 @@ impl Default for Retry {
 pub struct LimitTable(pub BTreeMap<String, u64>);
 
 impl LimitTable {
+    /// Every limit with its value.
+    pub fn of(limits: &Limits) -> Self {
+        LimitTable(CHOOSABLE.iter().filter_map(|info| Some((info.name.to_owned(), limits.get(info.name)?))).collect())
+    }
+
     /// Whether the job sets none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -306,6 +311,9 @@ impl JobSpec {
         {
             return wrong("env", format!("`{name}` cannot be an environment variable"));
         }
+        if self.traceparent.as_deref().is_some_and(|trace| !is_traceparent(trace)) {
+            return wrong("traceparent", "not of the form 00-<32 hex>-<16 hex>-<2 hex>".into());
+        }
         self.input.bytes()?;
         self.check_available()
     }
@@ -334,6 +342,13 @@ const RESULT_TTL_MS_MIN: u64 = 60_000;
 /// Ten years. The server counts in nanoseconds and refuses a time to live that overflows, and a
 /// result that cannot be stored would be tried again for ever.
 const RESULT_TTL_MS_MAX: u64 = 3_650 * 86_400_000;
+
+/// Whether `text` is a trace parent of W3C trace context.
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]) && parts.iter().all(|part| hex(part))
+}
 
 /// Whether `name` can be a queue's name.
 pub fn is_queue_name(name: &str) -> bool {
@@ -406,6 +421,7 @@ mod tests {
             (r#","priority":9"#, "priority"),
             (r#","labels":{"gpu":"yes"}"#, "labels"),
             (r#","after":["x"]"#, "after"),
+            (r#","traceparent":"00-x""#, "traceparent"),
         ] {
             let error = parse(rest).unwrap_err().to_string();
             assert!(error.contains(named), "{rest}: {error}");

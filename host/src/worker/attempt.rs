@@ -1,6 +1,9 @@
 //! One attempt on this node: what has to be there before it starts, and what becomes of its output.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmjob_runtime::{
@@ -8,8 +11,11 @@ use wasmjob_runtime::{
     millis,
 };
 
-use super::{INLINE_BYTES_MAX, MIB, Worker};
+use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
 use crate::wire::{Input, JobSpec, OutputValue};
+
+/// How long a store may not answer before an attempt is given up.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Worker {
     /// One attempt from the spec to the sandbox's report.
@@ -74,12 +80,12 @@ impl Worker {
     }
 
     async fn fetch(&self, what: &str, digest: Digest) -> Result<Blob, Box<Outcome>> {
-        self.artifacts.open(&digest).await.map_err(|error| {
+        self.patiently(|| self.artifacts.open(&digest)).await.map_err(|error| {
             Box::new(match error {
                 AccessError::NotFound(text) | AccessError::Corrupt(text) => {
                     Outcome::invalid(format!("the {what} cannot be had: {text}"))
                 }
-                AccessError::Unavailable(text) => {
+                AccessError::Unavailable(text) | AccessError::Refused(text) => {
                     Outcome::ended(OutcomeKind::Error, format!("the {what} cannot be had: {text}"), true)
                 }
             })
@@ -105,7 +111,7 @@ impl Worker {
             let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(|error| error.to_string())?;
             return Ok(OutputValue::inline(&bytes));
         }
-        self.artifacts.publish(blob).await.map_err(|error| error.to_string())?;
+        self.patiently(|| self.artifacts.publish(blob)).await.map_err(|error| error.to_string())?;
         Ok(OutputValue::Artifact(blob.digest()))
     }
 
@@ -120,5 +126,25 @@ impl Worker {
         };
         self.metrics.memory_promised_bytes.set(self.promised());
         permit
+    }
+
+    /// Asks again while a store does not answer: work that was done is not lost because a server was
+    /// started anew.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T, AccessError>
+    where
+        F: Future<Output = Result<T, AccessError>>,
+    {
+        let deadline = Instant::now() + STORE_PATIENCE;
+        let mut wait = BACKOFF.0;
+        loop {
+            match ask().await {
+                Err(AccessError::Unavailable(reason)) if Instant::now() < deadline && !self.stopping.is_cancelled() => {
+                    tracing::warn!(reason, "the artifacts do not answer; trying again");
+                    self.pause(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+                answer => return answer,
+            }
+        }
     }
 }
