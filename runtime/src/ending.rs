@@ -45,9 +45,8 @@ pub(crate) fn outcome(ending: &Ending, limits: &Limits, state: &State) -> Outcom
 }
 
 /// The outcome of an attempt whose output has too many bytes.
-pub(crate) fn output_limit(bytes_max: u64) -> Outcome {
-    let limits = Limits { output: bytes_max, ..Limits::default() };
-    limited(Limit::Output, &limits)
+pub(crate) fn output_limit(limits: &Limits) -> Outcome {
+    limited(Limit::Output, limits)
 }
 
 fn exited(code: u8, state: &State) -> Outcome {

@@ -77,7 +77,8 @@ pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one component. A Python component has 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Components inside components, which composing programs makes a few of. Compiling them takes
-/// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB.
+/// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB. Also types inside
+/// types of components and instances: validating them takes stack, and 1,000 took all there is.
 pub const COMPONENT_DEPTH_MAX: usize = 64;
 /// Bytes of arguments and environment together.
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
@@ -87,8 +88,11 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// Artifacts that one attempt can be writing at the same time.
 pub const WRITERS_MAX: usize = 16;
-/// Fuel after which a guest lets its thread look at deadlines and cancels: about 1 ms.
-pub const YIELD_FUEL: u64 = 1_000_000;
+/// Blobs that one attempt can hold at the same time, its input included.
+pub const BLOBS_MAX: usize = 64;
+/// Fuel after which a guest lets its thread look at deadlines and cancels: well below 1 ms, unless the
+/// guest does little but call the host, which costs it no fuel.
+pub const YIELD_FUEL: u64 = 250_000;
 
 /// What a job may use. Every field has a default and a name for `--limit NAME=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

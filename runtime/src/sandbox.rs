@@ -305,7 +305,7 @@ async fn drive(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<
         }
         Entry::Job(job) => {
             let instance = job.instantiate_async(&mut *store).await?;
-            let input = store.data_mut().table.push(attempt.input.clone())?;
+            let input = store.data_mut().hand_out(attempt.input.clone())?;
             Ok(match instance.call_run(&mut *store, input).await? {
                 Ok(output) => Ending::Returned(output),
                 Err(failure) => Ending::GaveUp(failure),
@@ -318,14 +318,16 @@ async fn drive(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<
 fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: Instant) -> AttemptReport {
     let fuel = attempt.limits.fuel - store.get_fuel().unwrap_or(0).min(attempt.limits.fuel);
     let state = store.data_mut();
+    // A guest in a long host call gets to its end after its deadline: too late all the same.
+    let late = started.elapsed() > Duration::from_millis(attempt.limits.wall_ms);
+    let ending = if late { Ending::OutOfTime } else { ending };
     let outcome = match state.signals.is_cancelled() {
         true => Outcome::cancelled(),
         false => ending::outcome(&ending, &attempt.limits, state),
     };
-    let (outcome, output) = match collect(state, ending, attempt.limits.output) {
-        Ok((None, output)) => (outcome, output),
-        Ok((Some(overruled), output)) if outcome.is_ok() => (overruled, output),
-        Ok((Some(_), output)) => (outcome, output),
+    let (outcome, output) = match collect(state, ending) {
+        Ok((all, output)) if all || !outcome.is_ok() => (outcome, output),
+        Ok((_, output)) => (ending::output_limit(&attempt.limits), output),
         Err(error) => (Outcome::ended(OutcomeKind::Error, format!("keeping the output: {error}"), true), None),
     };
     let usage = Usage {
@@ -341,24 +343,17 @@ fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: 
     AttemptReport { outcome, output, usage }
 }
 
-/// What the attempt put out, and the limit that its size reached, if any.
-fn collect(state: &mut State, ending: Ending, limit: u64) -> io::Result<(Option<Outcome>, Option<Blob>)> {
+/// What the attempt put out, and whether that is all of it.
+fn collect(state: &mut State, ending: Ending) -> io::Result<(bool, Option<Blob>)> {
+    let empty = state.writer();
+    let mut output = state.output.lock();
     match ending {
         Ending::Returned(Output::Artifact(blob)) => {
             let blob = state.table.delete(blob);
-            Ok((None, Some(blob.map_err(io::Error::other)?)))
+            Ok((true, Some(blob.map_err(io::Error::other)?)))
         }
-        Ending::Returned(Output::Bytes(bytes)) => {
-            let fits = usize::try_from(limit).unwrap_or(usize::MAX).min(bytes.len());
-            let over = (fits < bytes.len()).then(|| ending::output_limit(limit));
-            let mut writer = state.writer();
-            writer.write(&bytes[..fits])?;
-            Ok((over, Some(writer.finish()?)))
-        }
-        _ => {
-            let empty = state.writer();
-            let output = state.output.lock().finish(empty)?;
-            Ok((None, output))
-        }
+        Ending::Returned(Output::Bytes(bytes)) => Ok((output.write(&bytes)?, Some(output.finish(empty)?))),
+        _ if output.is_empty() => Ok((true, None)),
+        _ => Ok((true, Some(output.finish(empty)?))),
     }
 }

@@ -170,31 +170,46 @@ impl<S: Sink> AsyncWrite for GuestOutput<S> {
     }
 }
 
-/// What a job puts out on standard output; over its limit the attempt ends and the part that
-/// fitted is kept.
+/// What a job puts out, however it does: what it prints, the artifacts it writes and what it returns
+/// share one limit. A command that prints more ends there, and the part that fitted is kept.
 pub(crate) struct Output {
     writer: BlobWriter,
-    limit: u64,
+    left: u64,
 }
 
 impl Output {
     pub(crate) fn new(writer: BlobWriter, limit: u64) -> Self {
-        Output { writer, limit }
+        Output { writer, left: limit }
     }
 
-    /// The bytes so far as a blob. `None` if there are none.
-    pub(crate) fn finish(&mut self, empty: BlobWriter) -> io::Result<Option<Blob>> {
-        let writer = std::mem::replace(&mut self.writer, empty);
-        if writer.is_empty() { Ok(None) } else { writer.finish().map(Some) }
+    /// Takes `bytes` off the limit, all of them or, if it does not allow them, none.
+    pub(crate) fn spend(&mut self, bytes: u64) -> bool {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+
+    /// Appends what the limit allows of `bytes`; says whether that was all.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        self.left -= fits as u64;
+        self.writer.write(&bytes[..fits])?;
+        Ok(fits == bytes.len())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writer.is_empty()
+    }
+
+    /// The bytes so far as a blob.
+    pub(crate) fn finish(&mut self, empty: BlobWriter) -> io::Result<Blob> {
+        std::mem::replace(&mut self.writer, empty).finish()
     }
 }
 
 impl Sink for Output {
     fn take(&mut self, bytes: &[u8]) -> wasmtime::Result<()> {
-        let left = self.limit.saturating_sub(self.writer.len());
-        let fits = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        self.writer.write(&bytes[..fits])?;
-        if fits < bytes.len() { Err(LimitReached(Limit::Output).into()) } else { Ok(()) }
+        if self.write(bytes)? { Ok(()) } else { Err(LimitReached(Limit::Output).into()) }
     }
 }
 

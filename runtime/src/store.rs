@@ -5,12 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wasmtime::{ResourceLimiter, component::ResourceTable};
+use wasmtime::{
+    ResourceLimiter,
+    component::{Resource, ResourceTable},
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
     artifacts::Artifacts,
-    blob::BlobWriter,
+    blob::{Blob, BlobWriter},
+    component::Entry,
     limits::{self, Limit},
     sandbox::{Attempt, Scratch},
     signals::Signals,
@@ -36,8 +40,8 @@ pub(crate) struct State {
     pub(crate) log: Shared<Log>,
     pub(crate) artifacts: Arc<dyn Artifacts>,
     pub(crate) scratch: Scratch,
-    /// Bytes the job may still write as artifacts.
-    pub(crate) artifact_bytes_left: u64,
+    /// Blobs the guest holds: each can be an open file and keep a group of bytes in memory.
+    pub(crate) blobs: usize,
     /// Artifacts being written.
     pub(crate) writers: usize,
     /// Time spent in host calls that move artifacts.
@@ -62,10 +66,17 @@ impl State {
             log,
             artifacts: attempt.artifacts.clone(),
             scratch: scratch.clone(),
-            artifact_bytes_left: attempt.limits.output,
+            blobs: 0,
             writers: 0,
             host_time: Duration::ZERO,
         }
+    }
+
+    /// Gives the guest a handle on `blob`.
+    pub(crate) fn hand_out(&mut self, blob: Blob) -> wasmtime::Result<Resource<Blob>> {
+        let handle = self.table.push(blob)?;
+        self.blobs += 1;
+        Ok(handle)
     }
 
     pub(crate) fn writer(&self) -> BlobWriter {
@@ -78,7 +89,6 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>) -> WasiCt
     let mut builder = WasiCtx::builder();
     builder
         .stdin(Stdin::new(attempt.input.clone()))
-        .stdout(GuestOutput(output.clone()))
         .stderr(GuestOutput(log.clone()))
         .arg("job")
         .args(&attempt.args)
@@ -88,6 +98,11 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>) -> WasiCt
         .max_random_size(limits::RANDOM_BYTES_MAX)
         // The guest has its thread to itself; another one to wait on would only cost time.
         .allow_blocking_current_thread(true);
+    match attempt.component.entry {
+        Entry::Command(_) => builder.stdout(GuestOutput(output.clone())),
+        // What a job returns is its output; what it prints is for its author.
+        Entry::Job(_) => builder.stdout(GuestOutput(log.clone())),
+    };
     for (name, value) in &attempt.env {
         builder.env(name, value);
     }

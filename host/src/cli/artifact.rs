@@ -77,8 +77,8 @@ async fn store(global: &Global) -> Result<Arc<dyn ArtifactStore>, CliError> {
 
 async fn put(global: &Global, file: &str) -> Result<(), CliError> {
     let blob = match file {
-        "-" => read_all(std::io::stdin().lock(), "standard input")?,
-        path => read_file(path.as_ref())?,
+        "-" => read_all(std::io::stdin().lock(), "standard input", u64::MAX)?,
+        path => read_file(path.as_ref(), u64::MAX)?,
     };
     let store = store(global).await?;
     upload(&*store, &blob, &format!("uploading {file}")).await?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use wasmjob_runtime::{Blob, BlobWriter, Digest, Limits};
+use wasmjob_runtime::{Blob, BlobWriter, Digest, Limits, limits::COMPONENT_BYTES_MAX};
 
 use super::{CliError, Global, render};
 use crate::{
@@ -101,33 +101,52 @@ impl JobArgs {
         Ok((given, limits))
     }
 
-    /// Reads the input, never all of it into memory.
-    pub(crate) fn input(&self) -> Result<Blob, CliError> {
-        match self.input.as_deref() {
-            None => Ok(Blob::from_bytes("".into())),
-            Some("-") => read_all(io::stdin().lock(), "standard input"),
+    /// Reads the input, never all of it into memory, and no more than its limit allows.
+    pub(crate) fn input(&self, limits: &Limits) -> Result<Blob, CliError> {
+        let input = match self.input.as_deref() {
+            None => Blob::from_bytes("".into()),
+            Some("-") => read_all(io::stdin().lock(), "the input", limits.input)?,
             Some(input) => match input.strip_prefix('@') {
-                Some(path) => read_file(Path::new(path)),
-                None => Ok(Blob::from_bytes(input.to_owned().into())),
+                Some(path) => read_file(Path::new(path), limits.input)?,
+                None => Blob::from_bytes(input.to_owned().into()),
             },
-        }
+        };
+        if input.size() > limits.input { Err(too_large("the input", limits.input)) } else { Ok(input) }
     }
 }
 
-/// Reads a file into a blob.
-pub(crate) fn read_file(path: &Path) -> Result<Blob, CliError> {
+fn too_large(name: &str, bytes_max: u64) -> CliError {
+    CliError::usage(format!("{name} has more than the {} that are allowed", render::bytes(bytes_max)))
+        .hint("for an input the limit is --limit input=SIZE")
+}
+
+/// Reads a file into a blob, if it has no more than `bytes_max` bytes.
+pub(crate) fn read_file(path: &Path, bytes_max: u64) -> Result<Blob, CliError> {
     let cannot = |error: io::Error| CliError::usage(format!("the file {} cannot be read: {error}", path.display()));
     let file = File::open(path).map_err(cannot)?;
-    if file.metadata().map_err(cannot)?.is_dir() {
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.is_dir() {
         return Err(CliError::usage(format!("{} is a folder; a file is wanted", path.display())));
     }
-    read_all(file, &path.display().to_string())
+    let name = path.display().to_string();
+    if metadata.len() > bytes_max {
+        return Err(too_large(&name, bytes_max));
+    }
+    read_all(file, &name, bytes_max)
 }
 
-pub(crate) fn read_all(mut from: impl Read, name: &str) -> Result<Blob, CliError> {
+/// Reads everything into a blob, if that is no more than `bytes_max` bytes.
+pub(crate) fn read_all(from: impl Read, name: &str, bytes_max: u64) -> Result<Blob, CliError> {
     let mut writer = BlobWriter::new(&std::env::temp_dir(), MEMORY_BYTES);
+    let mut from = from.take(bytes_max.saturating_add(1));
     let kept = io::copy(&mut from, &mut writer).and_then(|_| writer.finish());
-    kept.map_err(|error| CliError::platform(format!("{name} cannot be read: {error}")))
+    let blob = kept.map_err(|error| CliError::platform(format!("{name} cannot be read: {error}")))?;
+    if blob.size() > bytes_max { Err(too_large(name, bytes_max)) } else { Ok(blob) }
+}
+
+/// Reads a component. What is too large to be compiled is not even uploaded.
+pub(crate) fn read_component(path: &Path) -> Result<Blob, CliError> {
+    read_file(path, COMPONENT_BYTES_MAX)
 }
 
 /// A cluster as commands see it.
@@ -154,7 +173,7 @@ impl Cluster {
     /// The digest of a component given as file, digest or name; a file is stored if it is not yet.
     pub(crate) async fn component(&self, component: &str) -> Result<Digest, CliError> {
         if let Some(path) = as_file(component)? {
-            let blob = read_file(path)?;
+            let blob = read_component(path)?;
             upload(&*self.artifacts().await?, &blob, &format!("uploading {component}")).await?;
             return Ok(blob.digest());
         }

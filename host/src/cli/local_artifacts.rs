@@ -1,6 +1,7 @@
 //! Artifacts without a cluster: the store that is configured, or a folder of this machine.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,6 +17,9 @@ use crate::{
     config::Config,
     node_artifacts::NodeArtifacts,
 };
+
+/// How the folders of caches begin.
+const CACHE_PREFIX: &str = "cache-";
 
 /// Opens the store when something is first asked of it; most jobs never do.
 pub(crate) struct LocalArtifacts {
@@ -57,11 +61,25 @@ impl LocalArtifacts {
 
     async fn open_all(&self) -> Result<Opened, CliError> {
         let store = artifacts::open(self.url.as_deref(), None, &self.folder).await?;
-        let cache = TempDir::with_prefix_in("cache-", &self.scratch)
+        remove_leftovers(&self.scratch);
+        let cache = TempDir::with_prefix_in(CACHE_PREFIX, &self.scratch)
             .map_err(|error| CliError::platform(format!("{}: {error}", self.scratch.display())))?;
         let artifacts =
             NodeArtifacts::new(store.clone(), Cache::open(cache.path(), self.cache_bytes)?, Handle::current());
         Ok(Opened { store, artifacts, _cache: cache })
+    }
+}
+
+/// Removes the caches of processes that were killed: those that nobody holds the lock of.
+fn remove_leftovers(scratch: &Path) {
+    for entry in scratch.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with(CACHE_PREFIX);
+        let unused = || File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+        if ours && unused() {
+            // What cannot be removed now is tried again next time.
+            let _ = std::fs::remove_dir_all(&path);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     CliError, Exit, Global,
-    common::{Cluster, read_file, upload},
+    common::{Cluster, read_component, upload},
     render,
 };
 use crate::names;
@@ -30,7 +30,7 @@ pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliErr
         return Err(CliError::usage(format!("`{name}` cannot be a name"))
             .hint("1 to 128 letters, digits, `-`, `_` and `.`, and not like a file name"));
     }
-    let blob = read_file(Path::new(&args.file))?;
+    let blob = read_component(Path::new(&args.file))?;
     let cluster = Cluster::connect(global).await?;
     upload(&*cluster.artifacts().await?, &blob, &format!("uploading {}", args.file.display())).await?;
     if let Some(name) = &args.name {

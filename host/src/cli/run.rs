@@ -1,9 +1,20 @@
 //! `wasmjob run`: one attempt in this process, without a cluster.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use clap::Args;
 use time::OffsetDateTime;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
+};
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
     SandboxConfig, Signals, millis,
@@ -11,7 +22,7 @@ use wasmjob_runtime::{
 
 use super::{
     CliError, Exit, Global,
-    common::{JobArgs, as_file, read_file},
+    common::{JobArgs, as_file, read_component},
     local_artifacts::LocalArtifacts,
     render,
 };
@@ -22,6 +33,8 @@ use crate::{
 
 /// Bytes of compiled code that one run keeps in memory.
 const CODE_BYTES_MAX: usize = 256 << 20;
+/// How long the last lines of the log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Output that a report carries itself; more is stored as an artifact on this machine.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
 
@@ -44,11 +57,12 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
     private::folder(&scratch).map_err(|error| CliError::platform(format!("{}: {error}", scratch.display())))?;
     let artifacts = Arc::new(LocalArtifacts::new(&config, &scratch));
     let component = component(&args.job.component, &artifacts).await?;
-    let input = args.job.input()?;
+    let input = args.job.input(&limits)?;
     let signals = Arc::new(Signals::default());
-    tokio::spawn(cancel_on_interrupt(signals.clone()));
+    tokio::spawn(cancel_on_signals(signals.clone()));
     let mut report = Report { attempt: 1, ..Report::queued(new_job_id()) };
     report.times.started = timestamp(OffsetDateTime::now_utc());
+    let (log, written) = ToStderr::start();
     let attempt = |component| Attempt {
         component,
         job: report.job.to_string(),
@@ -59,12 +73,14 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         limits,
         soft: Duration::MAX,
         artifacts: artifacts.clone(),
-        log: Arc::new(ToStderr),
+        log: Arc::new(log),
         signals: signals.clone(),
     };
     let ended = make_attempt(&scratch, component, &signals, attempt).await?;
+    // Only so long: stderr may be a pipe that nobody reads.
+    let _ = timeout(LAST_LINES, written).await;
     let output = ended.output.clone();
-    let report = finish(&artifacts, report, ended).await?;
+    let report = finish(&artifacts, report, ended, global.json).await?;
     if global.json {
         render::json(&report)?;
     } else {
@@ -86,19 +102,26 @@ fn conclude(global: &Global, report: &Report) -> Result<Exit, CliError> {
     Ok(Exit::Failed)
 }
 
-/// Two Ctrl-C: the first asks the job to end, the second ends the process.
-async fn cancel_on_interrupt(signals: Arc<Signals>) {
-    if tokio::signal::ctrl_c().await.is_ok() {
-        signals.cancel();
-    }
-    if tokio::signal::ctrl_c().await.is_ok() {
-        std::process::exit(130);
-    }
+/// The first signal asks the job to end, the second ends the process.
+async fn cancel_on_signals(signals: Arc<Signals>) {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    };
+    next().await;
+    signals.cancel();
+    next().await;
+    std::process::exit(1);
 }
 
 async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, CliError> {
     if let Some(path) = as_file(component)? {
-        return read_file(path);
+        return read_component(path);
     }
     let Ok(digest) = component.parse::<Digest>() else {
         return Err(CliError::usage(format!("there is no file `{component}`"))
@@ -141,9 +164,14 @@ async fn make_attempt(
     Ok(ended)
 }
 
-/// The report of the attempt, with its output in it or stored beside it.
-async fn finish(artifacts: &LocalArtifacts, mut report: Report, mut ended: AttemptReport) -> Result<Report, CliError> {
-    let output = match ended.output.take() {
+/// The report of the attempt, with its output in it or stored beside it if it is to be kept.
+async fn finish(
+    artifacts: &LocalArtifacts,
+    mut report: Report,
+    mut ended: AttemptReport,
+    keep_output: bool,
+) -> Result<Report, CliError> {
+    let output = match ended.output.take().filter(|_| keep_output) {
         None => None,
         Some(blob) if blob.size() <= INLINE_BYTES_MAX => {
             let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(CliError::platform)?;
@@ -173,17 +201,40 @@ fn print(blob: &Blob) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What the job logs goes to stderr as it comes.
-struct ToStderr;
+/// What the job logs goes to stderr as it comes, on a thread of its own: stderr may be a pipe that
+/// nobody reads, and the guest's thread must not wait for it. The log limit bounds what waits here.
+struct ToStderr(mpsc::Sender<Vec<u8>>);
+
+impl ToStderr {
+    /// The sink, and a future that is ready when everything it took is written.
+    fn start() -> (Self, oneshot::Receiver<()>) {
+        let (send, receive) = mpsc::channel::<Vec<u8>>();
+        let (done, written) = oneshot::channel();
+        thread::spawn(move || {
+            for piece in receive {
+                // There is nobody to tell if stderr is gone.
+                let _ = std::io::stderr().lock().write_all(&piece);
+            }
+            let _ = done.send(());
+        });
+        (ToStderr(send), written)
+    }
+}
 
 impl LogSink for ToStderr {
     fn write(&self, stream: LogStream, bytes: &[u8]) {
-        use std::io::Write;
-        let mut stderr = std::io::stderr().lock();
-        // There is nobody to tell if stderr is gone.
-        let _ = match stream {
-            LogStream::Stderr => stderr.write_all(bytes),
-            level => writeln!(stderr, "{level}: {}", String::from_utf8_lossy(bytes)),
+        let piece = match stream {
+            // On a terminal the guest must not be able to move the cursor or forge lines.
+            LogStream::Stderr if std::io::stderr().is_terminal() => harmless(bytes),
+            LogStream::Stderr => bytes.to_vec(),
+            level => format!("{level}: {}\n", render::plain(&String::from_utf8_lossy(bytes))).into_bytes(),
         };
+        // The receiver lives as long as this.
+        let _ = self.0.send(piece);
     }
+}
+
+/// The bytes without control characters other than line ends and tabs.
+fn harmless(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| if byte.is_ascii_control() && !b"\n\t".contains(byte) { b' ' } else { *byte }).collect()
 }

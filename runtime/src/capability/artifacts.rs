@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::task::yield_now;
 use wasmtime::component::Resource;
 
 use super::bindings::wasmjob::job::{artifacts, types};
@@ -13,6 +14,17 @@ use crate::{
 };
 
 use types::Error;
+
+/// What an artifact costs of the output limit besides its bytes: even an empty one takes room.
+const ARTIFACT_BYTES_MIN: u64 = 4 * 1024;
+
+fn too_many_blobs() -> Error {
+    Error::Limit(format!("no more than {} blobs can be held at the same time", limits::BLOBS_MAX))
+}
+
+fn over_output_limit() -> Error {
+    Error::Limit("this is over the job's output limit".into())
+}
 
 /// An artifact that a guest is writing.
 pub struct ArtifactWriter(BlobWriter);
@@ -57,12 +69,17 @@ impl types::HostBlob for State {
 
     async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
         self.table.delete(blob)?;
+        self.blobs -= 1;
         Ok(())
     }
 }
 
 impl artifacts::Host for State {
     async fn open(&mut self, digest: String) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
+        yield_now().await;
+        if self.blobs >= limits::BLOBS_MAX {
+            return Ok(Err(too_many_blobs()));
+        }
         let Ok(digest) = digest.parse::<Digest>() else {
             let shown = &digest[..crate::stdio::floor_char_boundary(&digest, 80)];
             return Ok(Err(Error::Invalid(format!("`{shown}` is not a digest: blake3: and 64 hexadecimal digits"))));
@@ -71,7 +88,7 @@ impl artifacts::Host for State {
         let opened = self.artifacts.clone().open(&digest).await;
         self.host_time += started.elapsed();
         Ok(match opened {
-            Ok(blob) => Ok(self.table.push(blob)?),
+            Ok(blob) => Ok(self.hand_out(blob)?),
             Err(error) => Err(error.into()),
         })
     }
@@ -81,6 +98,9 @@ impl artifacts::Host for State {
             let max = limits::WRITERS_MAX;
             return Ok(Err(Error::Limit(format!("no more than {max} artifacts can be written at the same time"))));
         }
+        if !self.output.lock().spend(ARTIFACT_BYTES_MIN) {
+            return Ok(Err(over_output_limit()));
+        }
         let writer = self.table.push(ArtifactWriter(self.writer()))?;
         self.writers += 1;
         Ok(Ok(writer))
@@ -89,27 +109,30 @@ impl artifacts::Host for State {
 
 impl artifacts::HostWriter for State {
     async fn write(&mut self, writer: Resource<ArtifactWriter>, bytes: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        let Some(left) = self.artifact_bytes_left.checked_sub(bytes.len() as u64) else {
-            return Ok(Err(Error::Limit("these bytes are over the job's output limit".into())));
-        };
+        yield_now().await;
+        if !self.output.lock().spend(bytes.len() as u64) {
+            return Ok(Err(over_output_limit()));
+        }
         let started = Instant::now();
         let written = self.table.get_mut(&writer)?.0.write(&bytes);
         self.host_time += started.elapsed();
         if let Err(error) = written {
             return Ok(Err(Error::Unavailable(format!("writing an artifact: {error}"))));
         }
-        self.artifact_bytes_left = left;
         Ok(Ok(()))
     }
 
     async fn finish(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
         let writer = self.table.delete(writer)?;
         self.writers -= 1;
+        if self.blobs >= limits::BLOBS_MAX {
+            return Ok(Err(too_many_blobs()));
+        }
         let started = Instant::now();
         let stored = store(self.artifacts.clone(), writer.0).await;
         self.host_time += started.elapsed();
         Ok(match stored {
-            Ok(blob) => Ok(self.table.push(blob)?),
+            Ok(blob) => Ok(self.hand_out(blob)?),
             Err(error) => Err(error),
         })
     }
