@@ -44,6 +44,20 @@ pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("the module cannot be made a component: {error:#}"))
 }
 
+/// The components in the custom sections of `module` that say which interfaces it has. The encoder
+/// reads them, so whoever calls `adapt` looks at them before.
+pub(crate) fn component_types(module: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let payloads = Parser::new(0).parse_all(module).map_while(Result::ok);
+    payloads.filter_map(|payload| match payload {
+        Payload::CustomSection(section) if is_component_type(section.name()) => Some(section.data()),
+        _ => None,
+    })
+}
+
+fn is_component_type(section: &str) -> bool {
+    section.starts_with("component-type")
+}
+
 /// What matters of a module for adapting it.
 #[derive(Default)]
 struct Shape {
@@ -83,7 +97,7 @@ impl Shape {
                     }
                 }
                 Payload::MemorySection(memories) => shape.memory |= memories.count() > 0,
-                Payload::CustomSection(section) => shape.typed |= section.name().starts_with("component-type"),
+                Payload::CustomSection(section) => shape.typed |= is_component_type(section.name()),
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
 //! may be, and imports nothing that it was not granted.
 
-use wasmparser::{ComponentTypeRef, Parser, Payload};
+use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 use wasmtime::{
     Engine,
     component::{Component, Linker, types::ComponentItem},
@@ -56,7 +56,10 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Ou
     }
     let adapted = match kind(bytes) {
         Some(Kind::Component) => None,
-        Some(Kind::Module) => Some(adapt::adapt(bytes).map_err(invalid)?),
+        Some(Kind::Module) => {
+            adapt::component_types(bytes).try_for_each(|component| refuse_deep(outline(component).depth_max))?;
+            Some(adapt::adapt(bytes).map_err(invalid)?)
+        }
         None => return Err(invalid(not_wasm(bytes))),
     };
     let component = adapted.as_deref().unwrap_or(bytes);
@@ -70,7 +73,7 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Ou
 struct Outline {
     /// Interfaces and functions it imports.
     imports: Vec<String>,
-    /// How deep components are nested in it.
+    /// How deep components, or types of components and instances, are nested in it.
     depth_max: usize,
 }
 
@@ -85,6 +88,11 @@ fn outline(component: &[u8]) -> Outline {
                 let needed = imports.filter(|import| !matches!(import.ty, ComponentTypeRef::Type(_)));
                 outline.imports.extend(needed.map(|import| import.name.name.to_owned()));
             }
+            Payload::ComponentTypeSection(types) => {
+                let types = component.get(types.range()).unwrap_or_default();
+                // What cannot be read ends the validator at the same byte, no deeper than this got.
+                outline.depth_max = outline.depth_max.max(type_depth(types).unwrap_or(0));
+            }
             _ => {}
         }
         outline.depth_max = outline.depth_max.max(depth);
@@ -92,13 +100,64 @@ fn outline(component: &[u8]) -> Outline {
     outline
 }
 
+/// How deep types of components and instances are nested in a section of types; looks no further
+/// once it is too deep. `wasmparser` reads and validates them by recursion, which three bytes a
+/// level drive through the end of the stack, so they are not read with it before this.
+fn type_depth(section: &[u8]) -> wasmparser::Result<usize> {
+    let mut reader = BinaryReader::new(section, 0);
+    let mut depth_max = 0;
+    // What is left to read of the section and of each type that is open.
+    let mut left = vec![reader.read_var_u32()?];
+    while let Some(count) = left.last_mut().filter(|_| depth_max <= COMPONENT_DEPTH_MAX) {
+        let Some(rest) = count.checked_sub(1) else {
+            left.pop();
+            continue;
+        };
+        *count = rest;
+        let is_type = left.len() == 1 || skip_to_type(&mut reader)?;
+        if is_type && let Some(declarations) = skip_or_open_type(&mut reader)? {
+            depth_max = depth_max.max(left.len());
+            left.push(declarations);
+        }
+    }
+    Ok(depth_max)
+}
+
+/// Reads a declaration in a type of a component or instance; when it declares a type, only up to
+/// that type, and says so.
+fn skip_to_type(reader: &mut BinaryReader<'_>) -> wasmparser::Result<bool> {
+    let mut ahead = reader.clone();
+    if ahead.read_u8()? == 0x01 {
+        *reader = ahead;
+        return Ok(true);
+    }
+    // Instances have the same declarations but for imports, which the validator refuses there.
+    reader.read::<ComponentTypeDeclaration<'_>>().map(|_| false)
+}
+
+/// Reads a type; of a component (0x41) or instance (0x42) only how many declarations it has.
+fn skip_or_open_type(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Option<u32>> {
+    let mut ahead = reader.clone();
+    if matches!(ahead.read_u8()?, 0x41 | 0x42) {
+        let declarations = ahead.read_var_u32()?;
+        *reader = ahead;
+        return Ok(Some(declarations));
+    }
+    reader.read::<ComponentType<'_>>().map(|_| None)
+}
+
+fn refuse_deep(depth: usize) -> Result<(), Outcome> {
+    if depth <= COMPONENT_DEPTH_MAX {
+        return Ok(());
+    }
+    let message = format!("nests components or their types more than {COMPONENT_DEPTH_MAX} deep");
+    Err(Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) })
+}
+
 /// Refuses what would only cost: compiling takes seconds, and memory that nobody counts.
 fn check_before_compiling(component: &[u8]) -> Result<(), Outcome> {
     let Outline { imports, depth_max } = outline(component);
-    if depth_max > COMPONENT_DEPTH_MAX {
-        let message = format!("nests components more than {COMPONENT_DEPTH_MAX} deep");
-        return Err(Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) });
-    }
+    refuse_deep(depth_max)?;
     // Once more when it is linked, which is all that code from the cache goes through.
     refuse_foreign(imports).map_err(Outcome::invalid)
 }

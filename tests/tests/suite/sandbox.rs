@@ -572,15 +572,37 @@ async fn components_that_are_nested_without_end_are_not_compiled() {
     assert_eq!((refused.limit, refused.retryable), (Some(Limit::Compile), false));
 }
 
-/// Section 4, a component, with its length in LEB128.
-#[allow(clippy::cast_possible_truncation)]
+/// Section 4, a component.
 fn component_section(component: &[u8]) -> Vec<u8> {
-    let (mut section, mut length) = (vec![4], component.len());
+    section(4, component)
+}
+
+/// A section: its number, its length in LEB128, its bytes.
+#[allow(clippy::cast_possible_truncation)]
+fn section(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let (mut section, mut length) = (vec![number], bytes.len());
     while length > 0x7f {
         section.push((length & 0x7f) as u8 | 0x80);
         length >>= 7;
     }
     section.push(length as u8);
-    section.extend_from_slice(component);
+    section.extend_from_slice(bytes);
     section
+}
+
+/// A component with one type: 5000 types inside each other, of components (0x41) or instances
+/// (0x42), each the only declaration of the one around it.
+fn nested_types(opcode: u8) -> Vec<u8> {
+    let types = [&[1], [opcode, 1, 1].repeat(5000).as_slice(), &[opcode, 0]].concat();
+    [wat::parse_str("(component)").unwrap(), section(7, &types)].concat()
+}
+
+#[tokio::test]
+async fn types_that_are_nested_without_end_are_not_validated() {
+    let metadata = [b"\x10component-type:x".as_slice(), &nested_types(0x41)].concat();
+    let module = [wat::parse_str(start("")).unwrap(), section(0, &metadata)].concat();
+    for bytes in [nested_types(0x41), nested_types(0x42), module] {
+        let refused = attempt(&sandbox(), Blob::from_bytes(bytes.into())).await.err().expect("it is refused");
+        assert_eq!((refused.limit, refused.retryable), (Some(Limit::Compile), false), "{refused:?}");
+    }
 }
