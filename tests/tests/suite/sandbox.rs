@@ -606,3 +606,19 @@ async fn types_that_are_nested_without_end_are_not_validated() {
         assert_eq!((refused.limit, refused.retryable), (Some(Limit::Compile), false), "{refused:?}");
     }
 }
+
+#[tokio::test]
+async fn a_module_with_several_tables_runs() {
+    let report = run(&command(r#"(table 3 funcref) (table 3 externref) (func (export "_start"))"#)).await;
+    assert!(report.outcome.is_ok(), "{:?}", report.outcome);
+}
+
+#[tokio::test]
+async fn memory_that_is_nearly_all_zeros_takes_no_room_in_the_cache_of_compiled_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let sparse = r#"(module (memory 256) (data (i32.const 0) "a") (data (i32.const 16000000) "b")
+        (func (export "_start")))"#;
+    attempt(&sandbox_in(Some(dir.path())), wat(sparse)).await.unwrap();
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
+    assert!(file.metadata().unwrap().len() < 1 << 20);
+}
