@@ -622,3 +622,43 @@ async fn memory_that_is_nearly_all_zeros_takes_no_room_in_the_cache_of_compiled_
     let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
     assert!(file.metadata().unwrap().len() < 1 << 20);
 }
+
+#[tokio::test]
+async fn compiled_code_of_another_component_does_not_pass_under_this_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mine, other) = (wat(&command(&print(1, "mine"))), wat(&command(&print(1, "other"))));
+    let files = || -> Vec<_> { std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    attempt(&sandbox_in(Some(dir.path())), mine.clone()).await.unwrap();
+    let of_mine = files().remove(0);
+    attempt(&sandbox_in(Some(dir.path())), other).await.unwrap();
+    let of_other = files().into_iter().find(|path| *path != of_mine).unwrap();
+    std::fs::rename(of_other, of_mine).unwrap();
+    let sandbox = sandbox_in(Some(dir.path()));
+    let attempt = attempt(&sandbox, mine).await.unwrap();
+    assert_eq!((sandbox.cache_counts().compiled, sandbox.cache_counts().disk_hits), (1, 0));
+    assert_eq!(output(&sandbox.start(attempt, ()).report().await), b"mine");
+}
+
+#[tokio::test]
+async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let (open, link) = (dir.path().join("open"), dir.path().join("link"));
+    let refusal = |code_dir: &std::path::Path| {
+        let config = SandboxConfig {
+            slots: 1,
+            code_dir: Some(code_dir.into()),
+            code_bytes_max: 1 << 20,
+            spill_dir: std::env::temp_dir(),
+        };
+        let error = Sandbox::new(config)
+            .err()
+            .map(|error| (error.to_string(), std::error::Error::source(&error).map(ToString::to_string)));
+        format!("{error:?}")
+    };
+    symlink(dir.path(), &link).unwrap();
+    assert!(refusal(&link).contains("a link to one"), "{}", refusal(&link));
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o770)).unwrap();
+    assert!(refusal(&open).contains("chmod 700"), "{}", refusal(&open));
+}
