@@ -101,23 +101,28 @@ impl JobArgs {
         Ok((given, limits))
     }
 
-    /// Reads the input, never all of it into memory, and no more than its limit allows.
-    pub(crate) fn input(&self, limits: &Limits) -> Result<Blob, CliError> {
+    /// Reads the input, never all of it into memory, and no more than `bytes_max`.
+    pub(crate) fn input(&self, bytes_max: u64) -> Result<Blob, CliError> {
         let input = match self.input.as_deref() {
             None => Blob::from_bytes("".into()),
-            Some("-") => read_all(io::stdin().lock(), "the input", limits.input)?,
+            Some("-") => read_all(io::stdin().lock(), "the input", bytes_max)?,
             Some(input) => match input.strip_prefix('@') {
-                Some(path) => read_file(Path::new(path), limits.input)?,
+                Some(path) => read_file(Path::new(path), bytes_max)?,
                 None => Blob::from_bytes(input.to_owned().into()),
             },
         };
-        if input.size() > limits.input { Err(too_large("the input", limits.input)) } else { Ok(input) }
+        check_size("the input", input.size(), bytes_max)?;
+        Ok(input)
     }
 }
 
-fn too_large(name: &str, bytes_max: u64) -> CliError {
-    CliError::usage(format!("{name} has more than the {} that are allowed", render::bytes(bytes_max)))
-        .hint("for an input the limit is --limit input=SIZE")
+fn check_size(name: &str, bytes: u64, bytes_max: u64) -> Result<(), CliError> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let (bytes, bytes_max) = (render::bytes(bytes), render::bytes(bytes_max));
+    Err(CliError::usage(format!("{name} has {bytes} or more, and {bytes_max} are allowed"))
+        .hint("for an input the limit is --limit input=SIZE"))
 }
 
 /// Reads a file into a blob, if it has no more than `bytes_max` bytes.
@@ -129,9 +134,7 @@ pub(crate) fn read_file(path: &Path, bytes_max: u64) -> Result<Blob, CliError> {
         return Err(CliError::usage(format!("{} is a folder; a file is wanted", path.display())));
     }
     let name = path.display().to_string();
-    if metadata.len() > bytes_max {
-        return Err(too_large(&name, bytes_max));
-    }
+    check_size(&name, metadata.len(), bytes_max)?;
     read_all(file, &name, bytes_max)
 }
 
@@ -141,7 +144,8 @@ pub(crate) fn read_all(from: impl Read, name: &str, bytes_max: u64) -> Result<Bl
     let mut from = from.take(bytes_max.saturating_add(1));
     let kept = io::copy(&mut from, &mut writer).and_then(|_| writer.finish());
     let blob = kept.map_err(|error| CliError::platform(format!("{name} cannot be read: {error}")))?;
-    if blob.size() > bytes_max { Err(too_large(name, bytes_max)) } else { Ok(blob) }
+    check_size(name, blob.size(), bytes_max)?;
+    Ok(blob)
 }
 
 /// Reads a component. What is too large to be compiled is not even uploaded.

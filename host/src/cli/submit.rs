@@ -75,7 +75,7 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
 
 async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError> {
     let (given, limits) = args.job.limits(&cluster.config)?;
-    let input = args.job.input(&limits)?;
+    let input = args.job.input(limits.input)?;
     check_memory(cluster, &args.queue, &limits).await?;
     let mut spec = JobSpec::new(new_job_id(), String::new());
     spec.queue.clone_from(&args.queue);

@@ -246,7 +246,7 @@ fn wrong_usage_names_what_is_wrong_and_submits_nothing() {
         (&[&hello, "--limit", "fuel=0"], &["fuel", "more than 0"]),
         (&[&hello, "--limit", "memory=8GiB"], &["8GiB", "4GiB"]),
         (&[&hello, "--limit", "wall=30h"], &["above", "limits.max"]),
-        (&[&hello, "--limit", "input=4", "--input", "12345"], &["5B", "input=4"]),
+        (&[&hello, "--limit", "input=4", "--input", "12345"], &["5B", "4B", "--limit input"]),
         (&[&hello, "--env", "A"], &["NAME=VALUE"]),
     ];
     for (args, texts) in cases {

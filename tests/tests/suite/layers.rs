@@ -122,6 +122,7 @@ fn the_sandbox_never_hears_of_queues_environment_variables_or_the_date() {
     assert!(files.len() > 10);
     for file in files {
         let source = fs::read_to_string(&file).unwrap();
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
         for word in FOREIGN_TO_RUNTIME {
             let found = source.to_lowercase().contains(&word.to_lowercase());
             assert!(!found, "{} mentions {word}", file.display());

@@ -24,6 +24,12 @@ fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
     .unwrap()
 }
 
+/// A folder that only we can get at, as compiled code wants it.
+fn private_dir() -> tempfile::TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+}
+
 fn wat(text: &str) -> Blob {
     Blob::from_bytes(wat::parse_str(text).unwrap().into())
 }
@@ -323,7 +329,7 @@ async fn a_component_of_another_world_is_refused() {
 
 #[tokio::test]
 async fn a_component_is_compiled_once_and_a_warm_start_compiles_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = private_dir();
     let component = wat(&command(&print(1, "hello")));
     let cold = sandbox_in(Some(dir.path()));
     let prepared = futures_util::future::join_all((0..8).map(|_| attempt(&cold, component.clone()))).await;
@@ -337,7 +343,7 @@ async fn a_component_is_compiled_once_and_a_warm_start_compiles_nothing() {
 
 #[tokio::test]
 async fn damaged_compiled_code_is_compiled_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = private_dir();
     let component = wat(&command(&print(1, "hello")));
     attempt(&sandbox_in(Some(dir.path())), component.clone()).await.unwrap();
     let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
@@ -615,7 +621,7 @@ async fn a_module_with_several_tables_runs() {
 
 #[tokio::test]
 async fn memory_that_is_nearly_all_zeros_takes_no_room_in_the_cache_of_compiled_code() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = private_dir();
     let sparse = r#"(module (memory 256) (data (i32.const 0) "a") (data (i32.const 16000000) "b")
         (func (export "_start")))"#;
     attempt(&sandbox_in(Some(dir.path())), wat(sparse)).await.unwrap();
@@ -625,7 +631,7 @@ async fn memory_that_is_nearly_all_zeros_takes_no_room_in_the_cache_of_compiled_
 
 #[tokio::test]
 async fn compiled_code_of_another_component_does_not_pass_under_this_name() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = private_dir();
     let (mine, other) = (wat(&command(&print(1, "mine"))), wat(&command(&print(1, "other"))));
     let files = || -> Vec<_> { std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect() };
     attempt(&sandbox_in(Some(dir.path())), mine.clone()).await.unwrap();
@@ -642,7 +648,7 @@ async fn compiled_code_of_another_component_does_not_pass_under_this_name() {
 #[tokio::test]
 async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    let dir = tempfile::tempdir().unwrap();
+    let dir = private_dir();
     let (open, link) = (dir.path().join("open"), dir.path().join("link"));
     let refusal = |code_dir: &std::path::Path| {
         let config = SandboxConfig {
