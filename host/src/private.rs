@@ -7,6 +7,9 @@ use std::{
     path::Path,
 };
 
+/// The mode bits that let others in.
+const OTHERS: u32 = 0o077;
+
 /// Makes `path` and what is missing above it.
 /// Errors: also if it was there before and is a link, another user's, or open to others.
 pub fn folder(path: &Path) -> io::Result<()> {
@@ -24,10 +27,17 @@ fn check(path: &Path) -> Result<(), String> {
     if found.uid() != own {
         return Err(format!("it belongs to user {}, not to {own}: `chown` it or choose another", found.uid()));
     }
-    if mode & 0o077 != 0 {
+    if mode & OTHERS != 0 && !is_ours_alone(path.parent()) {
         return Err(format!("others can get at it (mode {mode:04o}): `chmod 700` it or choose another"));
     }
     Ok(())
+}
+
+/// Whether nobody else gets through the folder above, whatever the modes below it are: temporary
+/// folders in one of ours have the mode that the user's umask gives them.
+fn is_ours_alone(above: Option<&Path>) -> bool {
+    let found = above.and_then(|above| fs::metadata(above).ok());
+    found.is_some_and(|found| found.uid() == rustix::process::geteuid().as_raw() && found.mode() & OTHERS == 0)
 }
 
 /// Writes a file: to a new one beside it, which then takes its name, so that a reader and a full
@@ -52,12 +62,16 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_ours_alone_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (own, link) = (dir.path().join("a/own"), dir.path().join("link"));
+        let mode = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let (own, link) = (dir.path().join("own"), dir.path().join("link"));
         folder(&own).unwrap();
         folder(&own).unwrap();
         symlink(&own, &link).unwrap();
         assert!(folder(&link).unwrap_err().to_string().contains("a link"));
-        fs::set_permissions(&own, PermissionsExt::from_mode(0o750)).unwrap();
+        mode(&own, 0o750);
+        mode(dir.path(), 0o755);
         assert!(folder(&own).unwrap_err().to_string().contains("mode 0750"));
+        mode(dir.path(), 0o700);
+        folder(&own).unwrap();
     }
 }
