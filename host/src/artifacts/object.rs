@@ -5,7 +5,9 @@
 //! there when its tree is, and then its bytes are there too.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +28,6 @@ use wasmjob_runtime::{Blob, Digest, READ_BYTES_MAX, Tree};
 
 use super::manifest::{self, MANIFEST_BYTES_MAX};
 use super::read::{self, Ahead};
-use crate::private;
-
 use super::{ArtifactError, ArtifactStore, ByteStream, Entry, EntryStream, Place};
 
 /// Up to this size an artifact is one request, and the parts of larger ones have at least it.
@@ -63,7 +63,9 @@ impl ObjectArtifacts {
     /// What is put there is on the disk, not only in its cache, when the put returns: as with S3.
     pub fn folder(dir: &Path) -> Result<Self, ArtifactError> {
         let name: Arc<str> = format!("folder {}", dir.display()).into();
-        private::folder(dir).map_err(|error| ArtifactError::fold(Place::store(&name), error))?;
+        // One that is there may be shared with others on purpose.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| ArtifactError::fold(Place::store(&name), error))?;
         let store = LocalFileSystem::new_with_prefix(dir)
             .map_err(|error| ArtifactError::fold(Place::store(&name), error))?
             .with_fsync(true);

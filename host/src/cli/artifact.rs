@@ -122,5 +122,5 @@ async fn list(global: &Global) -> Result<(), CliError> {
         let stored = timestamp(OffsetDateTime::from(entry.stored));
         vec![entry.digest.to_string(), render::bytes(entry.size_bytes), render::age(stored.as_deref())]
     });
-    render::table(&["digest", "size", "age"], rows.collect())
+    render::table(&["digest", "size", "age"], &rows.collect::<Vec<_>>())
 }

@@ -27,6 +27,6 @@ pub(crate) fn config(global: &Global) -> Result<Exit, CliError> {
             rows.push(vec![key, value, source]);
         }
     }
-    render::table(&["key", "value", "from"], rows)?;
+    render::table(&["key", "value", "from"], &rows)?;
     Ok(Exit::Done)
 }

@@ -67,7 +67,7 @@ async fn list(global: &Global) -> Result<Exit, CliError> {
         ]
     });
     let headings = ["node", "state", "slots", "memory", "queues", "platform", "version", "pid", "seen"];
-    render::table(&headings, rows.collect())?;
+    render::table(&headings, &rows.collect::<Vec<_>>())?;
     Ok(Exit::Done)
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> 
         return Ok(Exit::Done);
     }
     let headings = ["job", "state", "attempt", "node", "queue", "component", "age", "took"];
-    render::table(&headings, jobs.iter().map(row).collect())?;
+    render::table(&headings, &jobs.iter().map(row).collect::<Vec<_>>())?;
     Ok(Exit::Done)
 }
 

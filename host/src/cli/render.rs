@@ -57,7 +57,7 @@ pub(crate) fn talk(text: impl AsRef<str>) {
 }
 
 /// A table with these headings and rows, without lines, for people and for `awk`.
-pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));

@@ -77,7 +77,7 @@ fn show(status: &Status) -> Result<(), CliError> {
         .queues
         .iter()
         .map(|queue| vec![queue.queue.clone(), queue.waiting.to_string(), queue.running.to_string()]);
-    render::table(&["queue", "waiting", "running"], rows.collect())?;
+    render::table(&["queue", "waiting", "running"], &rows.collect::<Vec<_>>())?;
     if status.recent_failures.is_empty() {
         return render::line("no recent failures");
     }

@@ -261,7 +261,7 @@ fn wrong_usage_names_what_is_wrong_and_submits_nothing() {
         (&[NOBODY_HAS], &[NOBODY_HAS, "wasmjob push"]),
         (&[&hello, "--queue", "nobody-works-on-this"], &["nobody-works-on-this"]),
         (&[&hello, "--queue", "No Queue"], &["`No Queue`"]),
-        (&[&hello, "--keep", "1s"], &["60000"]),
+        (&[&hello, "--keep", "1s"], &["--keep 1s", "at least 1m"]),
         (&[&hello, "--keep", "100000d"], &["result_ttl_ms"]),
         (&[&hello, "--repeat", "0"], &["0"]),
     ];
