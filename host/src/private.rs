@@ -27,17 +27,10 @@ fn check(path: &Path) -> Result<(), String> {
     if found.uid() != own {
         return Err(format!("it belongs to user {}, not to {own}: `chown` it or choose another", found.uid()));
     }
-    if mode & OTHERS != 0 && !is_ours_alone(path.parent()) {
+    if mode & OTHERS != 0 {
         return Err(format!("others can get at it (mode {mode:04o}): `chmod 700` it or choose another"));
     }
     Ok(())
-}
-
-/// Whether nobody else gets through the folder above, whatever the modes below it are: temporary
-/// folders in one of ours have the mode that the user's umask gives them.
-fn is_ours_alone(above: Option<&Path>) -> bool {
-    let found = above.and_then(|above| fs::metadata(above).ok());
-    found.is_some_and(|found| found.uid() == rustix::process::geteuid().as_raw() && found.mode() & OTHERS == 0)
 }
 
 /// Writes a file: to a new one beside it, which then takes its name, so that a reader and a full
@@ -69,9 +62,8 @@ mod tests {
         symlink(&own, &link).unwrap();
         assert!(folder(&link).unwrap_err().to_string().contains("a link"));
         mode(&own, 0o750);
-        mode(dir.path(), 0o755);
         assert!(folder(&own).unwrap_err().to_string().contains("mode 0750"));
-        mode(dir.path(), 0o700);
+        mode(&own, 0o700);
         folder(&own).unwrap();
     }
 }

@@ -123,7 +123,7 @@ fn binary() -> PathBuf {
     let built = own.ancestors().nth(2).expect("cargo puts tests into target/release/deps").join("wasmjob");
     assert!(
         built.is_file(),
-        "{} is missing: build it with `cargo build --release`, as tests/run does",
+        "{} is missing: run the tests of the whole workspace (`cargo test --release --workspace`), which builds it",
         built.display()
     );
     built

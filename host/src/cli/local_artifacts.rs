@@ -1,7 +1,8 @@
 //! Artifacts without a cluster: the store that is configured, or a folder of this machine.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -62,7 +63,10 @@ impl LocalArtifacts {
     async fn open_all(&self) -> Result<Opened, CliError> {
         let store = artifacts::open(self.url.as_deref(), None, &self.folder).await?;
         remove_leftovers(&self.scratch);
-        let cache = TempDir::with_prefix_in(CACHE_PREFIX, &self.scratch)
+        let cache = tempfile::Builder::new()
+            .prefix(CACHE_PREFIX)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&self.scratch)
             .map_err(|error| CliError::platform(format!("{}: {error}", self.scratch.display())))?;
         let artifacts =
             NodeArtifacts::new(store.clone(), Cache::open(cache.path(), self.cache_bytes)?, Handle::current());
