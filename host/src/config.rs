@@ -216,7 +216,7 @@ impl Config {
         Ok(Config {
             nats: Nats { url: read.text("nats.url"), creds: read.path("nats.creds"), ca: read.path("nats.ca") },
             node: read.node()?,
-            queue: Queue { lease: read.span("queue.lease")? },
+            queue: Queue { lease: read.lease()? },
             limits: read.limits(),
             artifacts: Artifacts { url: read.text("artifacts.url") },
             log: Log { format: read.log_format()?, level: read.required("log.level").to_owned() },

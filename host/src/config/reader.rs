@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{ConfigError, Limits, LogFormat, Node, Setting, Source, keys};
-use crate::units::{Size, Span};
+use crate::units::{Size, Span, UnitError};
 
 /// Turns text into values, knowing where the text came from.
 pub(super) struct Reader<'a> {
@@ -80,6 +80,16 @@ impl Reader<'_> {
     pub fn span(&self, key: &str) -> Result<Duration, ConfigError> {
         let Span(span) = self.parsed(key, "a duration such as 250ms, 30s or 2h")?;
         Ok(span)
+    }
+
+    /// A lease no longer than what the events of ended jobs outlive, so that a job whose
+    /// acknowledgement was lost still finds that it has ended.
+    pub fn lease(&self) -> Result<Duration, ConfigError> {
+        self.checked("queue.lease", "a duration from 1s to 5m", |text| {
+            let Span(lease) = text.parse().map_err(|error: UnitError| error.to_string())?;
+            let bounds = Duration::from_secs(1)..=Duration::from_secs(300);
+            if bounds.contains(&lease) { Ok(lease) } else { Err("out of bounds".to_owned()) }
+        })
     }
 
     fn parsed<T>(&self, key: &str, valid: &'static str) -> Result<T, ConfigError>

@@ -72,6 +72,8 @@ fn wrong_values_say_key_source_and_what_is_valid() {
         ("[node]\nqueues = [\"UPPER\"]\n", "node.queues"),
         ("[node]\nqueues = []\n", "node.queues"),
         ("[queue]\nlease = 30\n", "queue.lease"),
+        ("[queue]\nlease = \"10m\"\n", "queue.lease"),
+        ("[queue]\nlease = \"0s\"\n", "queue.lease"),
         ("[log]\nformat = \"xml\"\n", "log.format"),
         ("[node]\ndrain = true\n", "node.drain"),
     ];
