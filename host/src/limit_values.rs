@@ -115,7 +115,7 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
             .parse()
             .map(|Span(time)| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
             .map_err(|error| error.to_string()),
-        Unit::Fuel => parse_fuel(value),
+        Unit::Number => parse_number(value),
     };
     let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), reason };
     match read.map_err(wrong)? {
@@ -124,7 +124,7 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
     }
 }
 
-fn parse_fuel(value: &str) -> Result<u64, String> {
+fn parse_number(value: &str) -> Result<u64, String> {
     let wanted = || format!("`{value}` is not a number like 1000000 or 1e9");
     if let Ok(number) = value.parse() {
         return Ok(number);

@@ -14,6 +14,7 @@ use crate::{
     adapt,
     blob::Digest,
     capability::{self, JobPre},
+    grants::Grants,
     limits::{COMPONENT_BYTES_MAX, COMPONENT_DEPTH_MAX, Limit},
     report::Outcome,
     store::State,
@@ -23,6 +24,7 @@ use crate::{
 pub struct Prepared {
     digest: Digest,
     code_bytes: usize,
+    imports: Vec<String>,
     pub(crate) entry: Entry,
 }
 
@@ -30,6 +32,16 @@ impl Prepared {
     /// Digest of the component as it was given.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The outcome of an attempt that was not granted what this component imports.
+    pub(crate) fn refused_grants(&self, grants: &Grants) -> Option<Outcome> {
+        self.imports.iter().find_map(|import| {
+            let (_, is_granted, flag) =
+                capability::GRANTED.iter().find(|(name, ..)| *name == without_version(import))?;
+            let message = || format!("it imports `{import}`, which was not granted: {flag} grants it");
+            (!is_granted(grants)).then(|| Outcome::invalid(message()))
+        })
     }
 
     /// Bytes of machine code and data.
@@ -197,7 +209,8 @@ pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component
     };
     let entry = entry.map_err(|error| invalid(format!("the component's export has the wrong type: {error:#}")))?;
     let image = component.image_range();
-    Ok(Prepared { digest, code_bytes: image.end as usize - image.start as usize, entry })
+    let code_bytes = image.end as usize - image.start as usize;
+    Ok(Prepared { digest, code_bytes, imports: imports(component), entry })
 }
 
 enum Kind {
@@ -247,10 +260,16 @@ fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
     }
 }
 
+fn without_version(import: &str) -> &str {
+    import.split_once('@').map_or(import, |(interface, _)| interface)
+}
+
 fn is_granted(import: &str) -> bool {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     let wasi = WASI.iter().any(|package| interface.starts_with(package)) && version.starts_with("0.2.");
-    wasi || capability::ALWAYS.contains(&interface)
+    // Whether this job was granted it is seen when it starts.
+    let grantable = capability::GRANTED.iter().any(|(name, ..)| *name == interface);
+    wasi || grantable || capability::ALWAYS.contains(&interface)
 }
 
 /// Names that a message lists before it only counts them.

@@ -6,9 +6,10 @@ use wasmtime_wasi::I32Exit;
 use crate::{
     capability::{Failure, Output},
     limits::{self, Limit, Limits},
+    meter::LimitReached,
     report::{Outcome, OutcomeKind},
     stdio::floor_char_boundary,
-    store::{LimitReached, State},
+    store::State,
 };
 
 /// Functions a message names when a guest trapped, innermost first.
@@ -82,8 +83,14 @@ fn other(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
     if full || cause.ends_with("store handle limit exceeded") {
         return limited(Limit::Handles, limits);
     }
+    if CALL_WORDS.iter().any(|words| cause.contains(words)) {
+        return limited(Limit::Call, limits);
+    }
     trapped(cause, state)
 }
+
+/// What wasmtime says when one call carries too much; there are no types for it, and a test holds them.
+const CALL_WORDS: [&str; 2] = ["too much data is being copied between the host and the guest", "exceeds limit"];
 
 fn trapped(message: String, state: &State) -> Outcome {
     Outcome::ended(OutcomeKind::Trap, with_tail(message, state), true)
@@ -108,11 +115,16 @@ fn limited(limit: Limit, limits: &Limits) -> Outcome {
         Limit::Wall => format!("did not end within {}", limits.show("wall")),
         Limit::Output => format!("put out more than {}", limits.show("output")),
         Limit::Stack => format!("used up its stack of {}KiB", limits::STACK_BYTES_MAX / 1024),
-        Limit::Table => format!("wanted a table of more than {} elements", limits::TABLE_ELEMENTS_MAX),
+        Limit::Table => format!("wanted a table of more than {} elements", limits.table),
         Limit::Handles => {
-            let (host, all) = (limits::HANDLES_MAX, limits::COMPONENT_HANDLES_MAX);
+            let (host, all) = (limits.handles, limits::COMPONENT_HANDLES_MAX);
             format!("held more than {host} handles on host objects or {all} in all")
         }
+        Limit::Call => {
+            let (bytes, random) = (limits::CALL_BYTES_MAX >> 20, limits::RANDOM_BYTES_MAX >> 10);
+            format!("passed more than {bytes}MiB to the host in one call, or asked for more than {random}KiB of random")
+        }
+        Limit::Scratch => "put more into its scratch folder than was granted".into(),
         Limit::Instances => "has more instances, memories or tables than an attempt may".into(),
         Limit::Input | Limit::Compile => format!("reached its {limit} limit"),
     };

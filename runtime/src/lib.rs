@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
-//! use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig};
+//! use wasmjob_runtime::{Attempt, Blob, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig};
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! let dir = std::env::temp_dir();
@@ -21,6 +21,8 @@
 //!     input: Blob::from_bytes("some input".into()),
 //!     args: vec![],
 //!     env: vec![],
+//!     grants: Grants::default(),
+//!     deterministic: None,
 //!     soft: Duration::from_secs(60),
 //!     limits: Limits { fuel: 1_000_000, ..Limits::default() },
 //!     artifacts: Arc::new(NoArtifacts),
@@ -33,20 +35,25 @@
 //! ```
 //!
 //! Where things are: `sandbox` is the life of an attempt; `component` decides what may run,
-//! `adapt` lets plain modules in; `limits` lists every ceiling, `store` and `stdio` enforce them and
-//! `ending` tells them apart afterwards; `capability` is what a guest can call; `blob` is
+//! `adapt` lets plain modules in; `limits` lists every ceiling, `meter`, `store` and `stdio` enforce
+//! them and `ending` tells them apart afterwards; `grants` is what an attempt may reach and `capability`
+//! what a guest can call; `clock` and `random` are what differs for deterministic jobs; `blob` is
 //! content-addressed bytes.
 
 mod adapt;
 mod artifacts;
 pub mod blob;
 mod capability;
+mod clock;
 mod code_cache;
 mod component;
 mod ending;
 mod engine;
+pub mod grants;
 pub mod limits;
 mod log;
+mod meter;
+mod random;
 mod report;
 mod sandbox;
 mod signals;
@@ -59,6 +66,7 @@ pub use blob::{Blob, BlobError, BlobWriter, Digest, DigestError, GROUP_BYTES, RE
 pub use code_cache::CacheCounts;
 pub use component::Prepared;
 pub use engine::WASMTIME_VERSION;
+pub use grants::Grants;
 pub use limits::{Limit, Limits};
 pub use log::{LogSink, LogStream, NoLog};
 pub use report::{AttemptReport, Outcome, OutcomeKind, Progress, Usage, millis};

@@ -32,6 +32,10 @@ pub enum Limit {
     Instances,
     /// Size of a component, or what compiling it took.
     Compile,
+    /// Bytes in one host call.
+    Call,
+    /// Bytes or files in the scratch folder.
+    Scratch,
 }
 
 impl fmt::Display for Limit {
@@ -47,6 +51,8 @@ impl fmt::Display for Limit {
             Limit::Table => "table",
             Limit::Instances => "instances",
             Limit::Compile => "compile",
+            Limit::Call => "call",
+            Limit::Scratch => "scratch",
         };
         f.write_str(name)
     }
@@ -67,11 +73,22 @@ pub const TABLE_ELEMENTS_MAX: usize = 200_000;
 pub const TABLE_ELEMENTS_RESERVED: usize = TABLE_ELEMENTS_MAX + 1;
 /// Handles on host objects (streams, pollables, blobs) that a guest can hold at once.
 pub const HANDLES_MAX: usize = 1_024;
+/// Most handles on host objects that an operator can allow.
+pub const HANDLES_CEILING: u64 = 65_536;
 /// Handles of all kinds, those of components on resources of each other included. Each costs the
 /// host 24 bytes.
 pub const COMPONENT_HANDLES_MAX: usize = 4_096;
-/// Bytes a guest can hand to the host in the arguments of one call.
-pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes a guest can hand to the host in the arguments of one call, or return at its end: the host
+/// holds them beside the budget for a moment. More output is written as an artifact.
+pub const CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes in memory for each group of an open blob: one node of its tree.
+pub const TREE_NODE_BYTES: u64 = 32;
+/// Bytes that the host keeps in memory for an artifact that is being written, whatever its size.
+pub const WRITER_BYTES: u64 = 512 * 1024;
+/// Fuel of a host call, besides its bytes: about what one takes, in instructions of a guest.
+pub const CALL_FUEL: u64 = 1_000;
+/// Fuel of each byte that the host moves, makes or hashes for a guest.
+pub const BYTE_FUEL: u64 = 1;
 /// Random bytes for one call.
 pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one component. A Python component has 18 MB.
@@ -90,8 +107,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 pub const WRITERS_MAX: usize = 16;
 /// Blobs that one attempt can hold at the same time, its input included.
 pub const BLOBS_MAX: usize = 64;
-/// Fuel after which a guest lets its thread look at deadlines and cancels: well below 1 ms, unless the
-/// guest does little but call the host, which costs it no fuel.
+/// Fuel after which a guest lets its thread look at deadlines and cancels: well below 1 ms. Host calls
+/// look at them themselves.
 pub const YIELD_FUEL: u64 = 250_000;
 
 /// What a job may use. Every field has a default and a name for `--limit NAME=VALUE`.
@@ -100,7 +117,7 @@ pub const YIELD_FUEL: u64 = 250_000;
 pub struct Limits {
     /// Guest instructions, in fuel (about one for each WebAssembly instruction).
     pub fuel: u64,
-    /// Bytes of linear memory and tables.
+    /// Bytes of linear memory, tables and what the host holds for the guest.
     pub memory: u64,
     /// Milliseconds from start to end of an attempt.
     #[serde(rename = "wall")]
@@ -111,6 +128,12 @@ pub struct Limits {
     pub input: u64,
     /// Bytes of standard error and log lines that are kept.
     pub log: u64,
+    /// Elements of each table.
+    pub table: u64,
+    /// Handles on host objects: streams, timers, files, sockets, blobs.
+    pub handles: u64,
+    /// Core instances.
+    pub instances: u64,
 }
 
 impl Default for Limits {
@@ -122,6 +145,9 @@ impl Default for Limits {
             output: 256 << 20,
             input: 256 << 20,
             log: 1 << 20,
+            table: TABLE_ELEMENTS_MAX as u64,
+            handles: HANDLES_MAX as u64,
+            instances: INSTANCES_MAX as u64,
         }
     }
 }
@@ -130,7 +156,7 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// A plain number; `1e9` is allowed.
-    Fuel,
+    Number,
     /// Bytes: `64MiB`, `1GiB`, `1000`.
     Bytes,
     /// Milliseconds: `5s`, `250ms`, `2h`.
@@ -153,7 +179,7 @@ impl LimitInfo {
     /// A value with its unit, the largest that divides it.
     pub fn show(&self, value: u64) -> String {
         let units: &[(u64, &str)] = match self.unit {
-            Unit::Fuel => &[],
+            Unit::Number => &[],
             Unit::Bytes => &[(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")],
             Unit::Millis => &[(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")],
         };
@@ -165,13 +191,16 @@ impl LimitInfo {
 }
 
 /// The limits a job can choose, in the order they are shown.
-pub const CHOOSABLE: [LimitInfo; 6] = [
-    LimitInfo { name: "fuel", unit: Unit::Fuel, ceiling: i64::MAX as u64, about: "guest instructions" },
-    LimitInfo { name: "memory", unit: Unit::Bytes, ceiling: 4 << 30, about: "linear memory and tables together" },
+pub const CHOOSABLE: [LimitInfo; 9] = [
+    LimitInfo { name: "fuel", unit: Unit::Number, ceiling: i64::MAX as u64, about: "instructions and host calls" },
+    LimitInfo { name: "memory", unit: Unit::Bytes, ceiling: 4 << 30, about: "all memory held by and for the guest" },
     LimitInfo { name: "wall", unit: Unit::Millis, ceiling: 30 * 86_400_000, about: "time of one attempt" },
     LimitInfo { name: "output", unit: Unit::Bytes, ceiling: 16 << 30, about: "output, artifacts written included" },
     LimitInfo { name: "input", unit: Unit::Bytes, ceiling: 1 << 40, about: "input" },
     LimitInfo { name: "log", unit: Unit::Bytes, ceiling: 64 << 20, about: "standard error and log kept" },
+    LimitInfo { name: "table", unit: Unit::Number, ceiling: TABLE_ELEMENTS_MAX as u64, about: "elements of a table" },
+    LimitInfo { name: "handles", unit: Unit::Number, ceiling: HANDLES_CEILING, about: "handles on host objects" },
+    LimitInfo { name: "instances", unit: Unit::Number, ceiling: INSTANCES_MAX as u64, about: "core instances" },
 ];
 
 impl Limits {
@@ -184,6 +213,9 @@ impl Limits {
             output: 4 << 30,
             input: 16 << 30,
             log: 16 << 20,
+            table: TABLE_ELEMENTS_MAX as u64,
+            handles: HANDLES_MAX as u64,
+            instances: INSTANCES_MAX as u64,
         }
     }
 
@@ -196,6 +228,9 @@ impl Limits {
             "output" => self.output,
             "input" => self.input,
             "log" => self.log,
+            "table" => self.table,
+            "handles" => self.handles,
+            "instances" => self.instances,
             _ => return None,
         })
     }
@@ -215,6 +250,9 @@ impl Limits {
             "output" => &mut self.output,
             "input" => &mut self.input,
             "log" => &mut self.log,
+            "table" => &mut self.table,
+            "handles" => &mut self.handles,
+            "instances" => &mut self.instances,
             _ => return false,
         };
         *field = value;

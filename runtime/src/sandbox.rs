@@ -14,7 +14,7 @@ use tokio::{
     sync::{Semaphore, oneshot},
     task::spawn_blocking,
 };
-use wasmtime::{Engine, Store, component::Linker};
+use wasmtime::{CallHook, Engine, Store, StoreContextMut, component::Linker};
 
 use crate::{
     artifacts::Artifacts,
@@ -24,8 +24,10 @@ use crate::{
     component::{self, Entry, Prepared},
     ending::{self, Ending},
     engine,
+    grants::Grants,
     limits::{self, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
     log::LogSink,
+    meter::LimitReached,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
     store::State,
@@ -99,6 +101,10 @@ pub struct Attempt {
     pub limits: Limits,
     /// After how long it is told that it should come to an end.
     pub soft: Duration,
+    /// What else it may reach.
+    pub grants: Grants,
+    /// Seed of a deterministic attempt: its clocks are virtual, its random numbers those of the seed.
+    pub deterministic: Option<u64>,
     /// Its artifacts.
     pub artifacts: Arc<dyn Artifacts>,
     /// Where its log goes.
@@ -139,7 +145,6 @@ impl Sandbox {
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
         let engine = engine::engine(slots).map_err(broken)?;
         let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(broken)?;
         capability::add_to_linker(&mut linker).map_err(broken)?;
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -253,11 +258,11 @@ fn host_failed(panic: &(dyn Any + Send)) -> Outcome {
 /// The life of one attempt: a store, an instance, one call; then the account.
 async fn live(engine: &Engine, scratch: &Scratch, attempt: Attempt) -> AttemptReport {
     let started = Instant::now();
-    if let Some(outcome) = refused_input(&attempt) {
+    if let Some(outcome) = refused_input(&attempt).or_else(|| attempt.component.refused_grants(&attempt.grants)) {
         return AttemptReport::unstarted(outcome);
     }
     let mut store = Store::new(engine, State::new(&attempt, scratch));
-    let ending = match arm(&mut store, &attempt.limits) {
+    let ending = match arm(&mut store, &attempt) {
         Ok(()) => finish_in_time(&mut store, &attempt).await,
         Err(error) => Ending::Failed(error),
     };
@@ -274,12 +279,54 @@ fn refused_input(attempt: &Attempt) -> Option<Outcome> {
 }
 
 /// Puts every limit in place before any code of the guest runs.
-fn arm(store: &mut Store<State>, given: &Limits) -> wasmtime::Result<()> {
+fn arm(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<()> {
     store.limiter(|state| &mut state.meter);
     store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
     store.set_max_component_handles(limits::COMPONENT_HANDLES_MAX);
-    store.set_fuel(given.fuel)?;
-    store.fuel_async_yield_interval(Some(YIELD_FUEL))
+    store.set_fuel(attempt.limits.fuel)?;
+    store.fuel_async_yield_interval(Some(YIELD_FUEL))?;
+    let mut watch = Watch {
+        deadline: Instant::now().checked_add(Duration::from_millis(attempt.limits.wall_ms)),
+        cancelled: None,
+        calls: 0,
+    };
+    store.call_hook(move |store, hook| watch.after_host_call(&store, hook));
+    Ok(())
+}
+
+/// Looks after each host call whether the attempt must end: a guest that does little but call the host
+/// does not come to where its fuel makes it look.
+struct Watch {
+    deadline: Option<Instant>,
+    /// When a cancel was first seen.
+    cancelled: Option<Instant>,
+    calls: u64,
+}
+
+/// The attempt is over; `account` says why.
+#[derive(Debug, thiserror::Error)]
+#[error("the attempt is over")]
+struct Over;
+
+impl Watch {
+    fn after_host_call(&mut self, store: &StoreContextMut<'_, State>, hook: CallHook) -> wasmtime::Result<()> {
+        let state = store.data();
+        // The hook is called for wasmtime's own helpers as well, which copy memory for instance.
+        if !matches!(hook, CallHook::ReturningFromHost) || state.calls == self.calls {
+            return Ok(());
+        }
+        self.calls = state.calls;
+        // What the guest has used since it last called may not be in this; `account` has all of it.
+        if state.charges.fuel() > store.get_fuel()? {
+            return Err(LimitReached(Limit::Fuel).into());
+        }
+        let now = Instant::now();
+        if state.signals.is_cancelled() && self.cancelled.is_none() {
+            self.cancelled = now.checked_add(CANCEL_GRACE);
+        }
+        let over = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if over(self.deadline) || over(self.cancelled) { Err(Over.into()) } else { Ok(()) }
+    }
 }
 
 async fn finish_in_time(store: &mut Store<State>, attempt: &Attempt) -> Ending {
@@ -316,11 +363,16 @@ async fn drive(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<
 
 /// Turns how it ended into the report.
 fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: Instant) -> AttemptReport {
-    let fuel = attempt.limits.fuel - store.get_fuel().unwrap_or(0).min(attempt.limits.fuel);
+    let left = store.get_fuel().unwrap_or(0).min(attempt.limits.fuel);
     let state = store.data_mut();
+    let fuel = (attempt.limits.fuel - left).saturating_add(state.charges.fuel());
     // A guest in a long host call gets to its end after its deadline: too late all the same.
     let late = started.elapsed() > Duration::from_millis(attempt.limits.wall_ms);
-    let ending = if late { Ending::OutOfTime } else { ending };
+    let ending = match ending {
+        _ if late => Ending::OutOfTime,
+        _ if fuel > attempt.limits.fuel => Ending::Failed(LimitReached(Limit::Fuel).into()),
+        ending => ending,
+    };
     let outcome = match state.signals.is_cancelled() {
         true => Outcome::cancelled(),
         false => ending::outcome(&ending, &attempt.limits, state),
@@ -345,13 +397,13 @@ fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: 
 
 /// What the attempt put out, and whether that is all of it.
 fn collect(state: &mut State, ending: Ending) -> io::Result<(bool, Option<Blob>)> {
+    if let Ending::Returned(Output::Artifact(blob)) = ending {
+        let blob = state.take_back(blob);
+        return Ok((true, Some(blob.map_err(io::Error::other)?)));
+    }
     let empty = state.writer();
     let mut output = state.output.lock();
     match ending {
-        Ending::Returned(Output::Artifact(blob)) => {
-            let blob = state.table.delete(blob);
-            Ok((true, Some(blob.map_err(io::Error::other)?)))
-        }
         Ending::Returned(Output::Bytes(bytes)) => Ok((output.write(&bytes)?, Some(output.finish(empty)?))),
         _ if output.is_empty() => Ok((true, None)),
         _ => Ok((true, Some(output.finish(empty)?))),

@@ -22,7 +22,7 @@ use crate::{
     blob::{Blob, BlobError, BlobWriter},
     limits::{LOG_LINE_BYTES_MAX, Limit},
     log::{LogSink, LogStream},
-    store::LimitReached,
+    meter::{Charges, LimitReached},
 };
 
 /// Bytes a stream hands over or takes at once.
@@ -52,18 +52,22 @@ impl<T> Clone for Shared<T> {
 
 /// Standard input: a blob, read once from start to end however many handles the guest asks for.
 #[derive(Clone)]
-pub(crate) struct Stdin(Shared<(Blob, u64)>);
+pub(crate) struct Stdin {
+    at: Shared<(Blob, u64)>,
+    charges: Charges,
+}
 
 impl Stdin {
-    pub(crate) fn new(input: Blob) -> Self {
-        Stdin(Shared::new((input, 0)))
+    pub(crate) fn new(input: Blob, charges: Charges) -> Self {
+        Stdin { at: Shared::new((input, 0)), charges }
     }
 
     fn take(&self, len: usize) -> Result<Bytes, BlobError> {
-        let mut guard = self.0.lock();
+        let mut guard = self.at.lock();
         let (input, position) = &mut *guard;
         let bytes = input.read_at(*position, len as u64)?;
         *position += bytes.len() as u64;
+        self.charges.bytes(bytes.len());
         Ok(bytes)
     }
 }
@@ -175,11 +179,12 @@ impl<S: Sink> AsyncWrite for GuestOutput<S> {
 pub(crate) struct Output {
     writer: BlobWriter,
     left: u64,
+    charges: Charges,
 }
 
 impl Output {
-    pub(crate) fn new(writer: BlobWriter, limit: u64) -> Self {
-        Output { writer, left: limit }
+    pub(crate) fn new(writer: BlobWriter, limit: u64, charges: Charges) -> Self {
+        Output { writer, left: limit, charges }
     }
 
     /// Takes `bytes` off the limit, all of them or, if it does not allow them, none.
@@ -193,6 +198,7 @@ impl Output {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<bool> {
         let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= fits as u64;
+        self.charges.bytes(bytes.len());
         self.writer.write(&bytes[..fits])?;
         Ok(fits == bytes.len())
     }
@@ -219,17 +225,19 @@ pub(crate) struct Log {
     left: u64,
     dropped: u64,
     tail: VecDeque<u8>,
+    charges: Charges,
 }
 
 impl Log {
-    pub(crate) fn new(sink: Arc<dyn LogSink>, limit: u64) -> Self {
-        Log { sink, left: limit, dropped: 0, tail: VecDeque::new() }
+    pub(crate) fn new(sink: Arc<dyn LogSink>, limit: u64, charges: Charges) -> Self {
+        Log { sink, left: limit, dropped: 0, tail: VecDeque::new(), charges }
     }
 
     /// Passes on what of `bytes` the limit allows.
     pub(crate) fn write(&mut self, stream: LogStream, bytes: &[u8]) {
         let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= fits as u64;
+        self.charges.bytes(bytes.len());
         self.dropped += (bytes.len() - fits) as u64;
         if fits > 0 {
             self.sink.write(stream, &bytes[..fits]);

@@ -5,30 +5,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wasmtime::{
-    ResourceLimiter,
-    component::{Resource, ResourceTable},
+use wasmtime::component::{Resource, ResourceTable};
+use wasmtime_wasi::{
+    WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    clocks::{MonotonicClock, WallClock},
 };
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
     artifacts::Artifacts,
-    blob::{Blob, BlobWriter},
+    blob::{Blob, BlobWriter, GROUP_BYTES},
+    clock::{Coarse, Virtual},
     component::Entry,
-    limits::{self, Limit},
+    grants::{Clock, Grants, Random},
+    limits,
+    meter::{Charges, Meter},
+    random::{self, Metered},
     sandbox::{Attempt, Scratch},
     signals::Signals,
     stdio::{GuestOutput, Log, Output, Shared, Stdin},
 };
 
-/// Ends the attempt: a ceiling was reached.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the {0} limit was reached")]
-pub(crate) struct LimitReached(pub(crate) Limit);
-
 /// Everything the host holds for a guest.
 pub(crate) struct State {
     pub(crate) meter: Meter,
+    pub(crate) charges: Charges,
+    /// Host calls so far.
+    pub(crate) calls: u64,
+    pub(crate) grants: Grants,
+    /// The clock of a deterministic job.
+    pub(crate) virtual_clock: Option<Virtual>,
+    /// Children that this attempt has submitted.
+    pub(crate) children: u32,
     pub(crate) table: ResourceTable,
     wasi: WasiCtx,
     pub(crate) job: String,
@@ -50,18 +57,32 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(attempt: &Attempt, scratch: &Scratch) -> Self {
-        let output = Shared::new(Output::new(scratch.writer(), attempt.limits.output));
-        let log = Shared::new(Log::new(attempt.log.clone(), attempt.limits.log));
+        let charges = Charges::default();
+        let output = Shared::new(Output::new(scratch.writer(), attempt.limits.output, charges.clone()));
+        let log = Shared::new(Log::new(attempt.log.clone(), attempt.limits.log, charges.clone()));
         let mut table = ResourceTable::new();
-        table.set_max_capacity(limits::HANDLES_MAX);
+        table.set_max_capacity(usize::try_from(attempt.limits.handles).unwrap_or(usize::MAX));
+        let virtual_clock = attempt.deterministic.map(|_| Virtual::default());
+        let mut builder = wasi(attempt, &output, &log, &charges);
+        set_clocks(&mut builder, attempt.grants.clock, virtual_clock.as_ref());
+        set_random(&mut builder, attempt, &charges);
         State {
-            meter: Meter::new(attempt.limits.memory),
+            meter: Meter::new(&attempt.limits),
+            charges,
+            calls: 0,
+            grants: attempt.grants.clone(),
+            virtual_clock,
+            children: 0,
             table,
-            wasi: wasi(attempt, &output, &log),
-            job: attempt.job.clone(),
-            attempt: attempt.number,
+            wasi: builder.build(),
+            // What differs from run to run is not for a deterministic guest to see.
+            job: if attempt.deterministic.is_some() { DETERMINISTIC_JOB.into() } else { attempt.job.clone() },
+            attempt: if attempt.deterministic.is_some() { 1 } else { attempt.number },
             signals: attempt.signals.clone(),
-            soft_deadline: Instant::now().checked_add(attempt.soft),
+            soft_deadline: match attempt.deterministic {
+                Some(_) => None,
+                None => Instant::now().checked_add(attempt.soft),
+            },
             output,
             log,
             artifacts: attempt.artifacts.clone(),
@@ -72,11 +93,37 @@ impl State {
         }
     }
 
+    /// Counts a host call. Everything that is linked gets at the state through this.
+    pub(crate) fn called(&mut self) -> &mut Self {
+        self.calls += 1;
+        self.charges.add(limits::CALL_FUEL);
+        self
+    }
+
+    /// Fuel for what the host does besides the call itself.
+    pub(crate) fn charge(&self, fuel: u64) {
+        self.charges.add(fuel);
+    }
+
+    /// Fuel for bytes that the host moves.
+    pub(crate) fn charge_bytes(&self, bytes: usize) {
+        self.charges.bytes(bytes);
+    }
+
     /// Gives the guest a handle on `blob`.
     pub(crate) fn hand_out(&mut self, blob: Blob) -> wasmtime::Result<Resource<Blob>> {
+        self.meter.hold(held_by(&blob))?;
         let handle = self.table.push(blob)?;
         self.blobs += 1;
         Ok(handle)
+    }
+
+    /// Takes a handle back.
+    pub(crate) fn take_back(&mut self, blob: Resource<Blob>) -> wasmtime::Result<Blob> {
+        let blob = self.table.delete(blob)?;
+        self.meter.release(held_by(&blob));
+        self.blobs -= 1;
+        Ok(blob)
     }
 
     pub(crate) fn writer(&self) -> BlobWriter {
@@ -84,11 +131,20 @@ impl State {
     }
 }
 
+/// The id that every deterministic job sees.
+const DETERMINISTIC_JOB: &str = "00000000000000000000000000";
+
+/// Bytes that the host keeps in memory for an open blob: its last group and its tree.
+fn held_by(blob: &Blob) -> u64 {
+    let groups = blob.size().div_ceil(GROUP_BYTES);
+    blob.size().min(GROUP_BYTES) + groups.saturating_mul(limits::TREE_NODE_BYTES)
+}
+
 /// WASI without files and without network: what every language's standard library needs to start.
-fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>) -> WasiCtx {
+fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>, charges: &Charges) -> WasiCtxBuilder {
     let mut builder = WasiCtx::builder();
     builder
-        .stdin(Stdin::new(attempt.input.clone()))
+        .stdin(Stdin::new(attempt.input.clone(), charges.clone()))
         .stderr(GuestOutput(log.clone()))
         .arg("job")
         .args(&attempt.args)
@@ -106,77 +162,32 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>) -> WasiCt
     for (name, value) in &attempt.env {
         builder.env(name, value);
     }
-    builder.build()
+    builder
+}
+
+fn set_clocks(builder: &mut WasiCtxBuilder, granted: Clock, virtual_clock: Option<&Virtual>) {
+    match (virtual_clock, granted) {
+        (Some(clock), _) => builder.monotonic_clock(clock.clone()).wall_clock(clock.clone()),
+        (None, Clock::Coarse) => builder.monotonic_clock(Coarse::new()).wall_clock(Coarse::new()),
+        (None, Clock::Real) => builder.monotonic_clock(MonotonicClock::new()).wall_clock(WallClock::new()),
+    };
+}
+
+fn set_random(builder: &mut WasiCtxBuilder, attempt: &Attempt, charges: &Charges) {
+    let random = attempt.deterministic.map_or(attempt.grants.random, Random::Seed);
+    builder.secure_random(Metered::new(random, "random", charges.clone())).insecure_random(Metered::new(
+        random,
+        "insecure",
+        charges.clone(),
+    ));
+    if let Random::Seed(seed) = random {
+        builder.insecure_random_seed(random::insecure_seed(seed));
+    }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.called();
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-/// Counts linear memory and tables against one budget.
-///
-/// A growth that the budget refuses ends the attempt; one that the module's own maximum refuses
-/// returns -1 to the guest, as WebAssembly says.
-pub(crate) struct Meter {
-    bytes: u64,
-    bytes_max: u64,
-    bytes_peak: u64,
-}
-
-/// What one table element costs the host.
-const ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
-
-impl Meter {
-    fn new(bytes_max: u64) -> Self {
-        Meter { bytes: 0, bytes_max, bytes_peak: 0 }
-    }
-
-    pub(crate) fn bytes_peak(&self) -> u64 {
-        self.bytes_peak
-    }
-
-    fn grow(&mut self, current: u64, desired: u64) -> wasmtime::Result<bool> {
-        let total = self.bytes.saturating_sub(current).saturating_add(desired);
-        if total > self.bytes_max {
-            return Err(LimitReached(Limit::Memory).into());
-        }
-        self.bytes = total;
-        self.bytes_peak = self.bytes_peak.max(total);
-        Ok(true)
-    }
-}
-
-impl ResourceLimiter for Meter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        self.grow(current as u64, desired as u64)
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // The pool passes its own size for a module that states no maximum.
-        let own = maximum.filter(|&maximum| maximum != limits::TABLE_ELEMENTS_RESERVED);
-        if own.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        if desired > limits::TABLE_ELEMENTS_MAX {
-            return Err(LimitReached(Limit::Table).into());
-        }
-        self.grow(ELEMENT_BYTES.saturating_mul(current as u64), ELEMENT_BYTES.saturating_mul(desired as u64))
-    }
-
-    fn instances(&self) -> usize {
-        limits::INSTANCES_MAX
-    }
-
-    fn tables(&self) -> usize {
-        limits::TABLES_MAX
-    }
-
-    fn memories(&self) -> usize {
-        limits::MEMORIES_MAX
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::task::yield_now;
 use wasmtime::component::Resource;
 
-use super::bindings::wasmjob::job::{artifacts, types};
+use super::{
+    bindings::wasmjob::job::{artifacts, types},
+    shown,
+};
 use crate::{
     artifacts::{AccessError, Artifacts},
     blob::{Blob, BlobError, BlobWriter, Digest},
@@ -15,10 +17,12 @@ use crate::{
 
 use types::Error;
 
+/// Fuel of opening or storing an artifact, besides its bytes: a file or a question to the store.
+const OPEN_FUEL: u64 = 20_000;
 /// What an artifact costs of the output limit besides its bytes: even an empty one takes room.
 const ARTIFACT_BYTES_MIN: u64 = 4 * 1024;
 
-fn too_many_blobs() -> Error {
+pub(super) fn too_many_blobs() -> Error {
     Error::Limit(format!("no more than {} blobs can be held at the same time", limits::BLOBS_MAX))
 }
 
@@ -64,26 +68,26 @@ impl types::HostBlob for State {
         let started = Instant::now();
         let read = self.table.get(&blob)?.read_at(offset, u64::from(len));
         self.host_time += started.elapsed();
+        self.charge_bytes(read.as_ref().map_or(0, |bytes| bytes.len()));
         Ok(read.map(Vec::from).map_err(Error::from))
     }
 
     async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
-        self.table.delete(blob)?;
-        self.blobs -= 1;
+        self.take_back(blob)?;
         Ok(())
     }
 }
 
 impl artifacts::Host for State {
     async fn open(&mut self, digest: String) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
-        yield_now().await;
         if self.blobs >= limits::BLOBS_MAX {
             return Ok(Err(too_many_blobs()));
         }
         let Ok(digest) = digest.parse::<Digest>() else {
-            let shown = &digest[..crate::stdio::floor_char_boundary(&digest, 80)];
+            let shown = shown(&digest);
             return Ok(Err(Error::Invalid(format!("`{shown}` is not a digest: blake3: and 64 hexadecimal digits"))));
         };
+        self.charge(OPEN_FUEL);
         let started = Instant::now();
         let opened = self.artifacts.clone().open(&digest).await;
         self.host_time += started.elapsed();
@@ -101,15 +105,25 @@ impl artifacts::Host for State {
         if !self.output.lock().spend(ARTIFACT_BYTES_MIN) {
             return Ok(Err(over_output_limit()));
         }
+        self.meter.hold(limits::WRITER_BYTES)?;
         let writer = self.table.push(ArtifactWriter(self.writer()))?;
         self.writers += 1;
         Ok(Ok(writer))
     }
 }
 
+impl State {
+    fn let_go(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<ArtifactWriter> {
+        let writer = self.table.delete(writer)?;
+        self.meter.release(limits::WRITER_BYTES);
+        self.writers -= 1;
+        Ok(writer)
+    }
+}
+
 impl artifacts::HostWriter for State {
     async fn write(&mut self, writer: Resource<ArtifactWriter>, bytes: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
-        yield_now().await;
+        self.charge_bytes(bytes.len());
         if !self.output.lock().spend(bytes.len() as u64) {
             return Ok(Err(over_output_limit()));
         }
@@ -123,11 +137,11 @@ impl artifacts::HostWriter for State {
     }
 
     async fn finish(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<Result<Resource<Blob>, Error>> {
-        let writer = self.table.delete(writer)?;
-        self.writers -= 1;
+        let writer = self.let_go(writer)?;
         if self.blobs >= limits::BLOBS_MAX {
             return Ok(Err(too_many_blobs()));
         }
+        self.charge(OPEN_FUEL);
         let started = Instant::now();
         let stored = store(self.artifacts.clone(), writer.0).await;
         self.host_time += started.elapsed();
@@ -138,8 +152,7 @@ impl artifacts::HostWriter for State {
     }
 
     async fn drop(&mut self, writer: Resource<ArtifactWriter>) -> wasmtime::Result<()> {
-        self.table.delete(writer)?;
-        self.writers -= 1;
+        self.let_go(writer)?;
         Ok(())
     }
 }

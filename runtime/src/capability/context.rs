@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tokio::task::yield_now;
-
 use super::bindings::wasmjob::job::context::Host;
 use crate::{report::Progress, stdio::floor_char_boundary, store::State};
 
@@ -25,7 +23,6 @@ impl Host for State {
     }
 
     async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
-        yield_now().await;
         message.truncate(floor_char_boundary(&message, MESSAGE_BYTES_MAX));
         // The host keeps it: without this it would keep all that the guest sent.
         message.shrink_to_fit();

@@ -1,13 +1,10 @@
 //! `wasmjob:job/log`: lines for the job's log.
 
-use tokio::task::yield_now;
-
 use super::bindings::wasmjob::job::log::{Host, Level};
 use crate::{log::LogStream, store::State};
 
 impl Host for State {
     async fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
-        yield_now().await;
         let stream = match level {
             Level::Trace => LogStream::Trace,
             Level::Debug => LogStream::Debug,

@@ -2,17 +2,21 @@
 
 pub mod artifacts;
 mod context;
+mod jobs;
 mod log;
+mod names;
+mod secrets;
 
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasData, HasSelf, Linker};
+use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
 
-use crate::store::State;
+use crate::{clock::Clocks, grants::Grants, stdio::floor_char_boundary, store::State};
 
 #[allow(missing_docs, unused_qualifications, rust_2018_idioms, clippy::all)]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "wasmjob:job/job",
+        world: "wasmjob:job/job-with-grants",
         imports: { default: async | trappable },
         exports: { default: async },
         with: {
@@ -24,7 +28,7 @@ mod bindings {
 }
 
 pub(crate) use bindings::{
-    JobPre,
+    JobWithGrantsPre as JobPre,
     wasmjob::job::types::{Failure, Output},
 };
 
@@ -32,11 +36,47 @@ pub(crate) use bindings::{
 pub(crate) const ALWAYS: [&str; 4] =
     ["wasmjob:job/types", "wasmjob:job/context", "wasmjob:job/log", "wasmjob:job/artifacts"];
 
-/// Makes the interfaces of `wasmjob:job` available to components.
+/// Interfaces that need a grant: whether it is there, and the flag that gives it.
+type Need = (&'static str, fn(&Grants) -> bool, &'static str);
+pub(crate) const GRANTED: [Need; 3] = [
+    ("wasmjob:job/names", |grants| grants.names.is_some(), "--grant artifacts=PREFIX:ro"),
+    ("wasmjob:job/jobs", |grants| grants.children.is_some(), "--grant jobs=N"),
+    ("wasmjob:job/secrets", |grants| !grants.secrets.is_empty(), "--secret NAME"),
+];
+
+/// Makes WASI and the interfaces of `wasmjob:job` available to components.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    use bindings::wasmjob::job;
-    job::types::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    job::context::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    job::log::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    job::artifacts::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    // What we do otherwise than WASI's own host.
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<_, OwnClocks>(linker, |state| Clocks::of(state))?;
+    linker.allow_shadowing(false);
+    add_own_to_linker(linker)
 }
+
+/// Says which type `Clocks` is with which lifetime.
+struct OwnClocks;
+
+impl HasData for OwnClocks {
+    type Data<'a> = Clocks<'a>;
+}
+
+fn add_own_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use bindings::wasmjob::job;
+    job::types::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::context::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::log::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::artifacts::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::names::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::jobs::add_to_linker::<_, HasSelf<State>>(linker, State::called)?;
+    job::secrets::add_to_linker::<_, HasSelf<State>>(linker, State::called)
+}
+
+/// What a guest wrote, as a message repeats it: cut, and on one line.
+fn shown(text: &str) -> String {
+    let cut = &text[..floor_char_boundary(text, SHOWN_BYTES_MAX)];
+    cut.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Bytes of a guest's own words in a message to it.
+const SHOWN_BYTES_MAX: usize = 80;
