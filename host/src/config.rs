@@ -21,6 +21,9 @@ pub use error::ConfigError;
 pub use keys::is_name as is_node_name;
 pub use machine::{data_folder, host_name};
 use reader::Reader;
+use wasmjob_runtime::grants::Clock;
+
+pub use crate::grants::Offered;
 
 /// Everything that can be configured, checked and typed.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub node: Node,
     /// How queues are worked.
     pub queue: Queue,
+    /// What jobs may be granted.
+    pub grants: Grants,
     /// Limits as text, by name; the runtime gives them meaning.
     pub limits: Limits,
     /// Where artifacts are kept; none means in NATS.
@@ -62,6 +67,8 @@ pub struct Node {
     pub slots: usize,
     /// Memory, in bytes, that may be promised to running attempts together.
     pub memory: u64,
+    /// Labels that jobs can require, `KEY=VALUE`.
+    pub labels: BTreeMap<String, String>,
     /// Queues this node takes work from.
     pub queues: Vec<String>,
     /// Loopback address of metrics and health.
@@ -77,6 +84,25 @@ pub struct Node {
 pub struct Queue {
     /// How long an attempt stays with a node that has stopped renewing it.
     pub lease: Duration,
+}
+
+/// Section `grants`: what jobs may be granted at most.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    /// Folders that are offered, by name.
+    pub fs: BTreeMap<String, Offered>,
+    /// Bytes of scratch for one job.
+    pub scratch_bytes_max: u64,
+    /// Where jobs may connect to.
+    pub net: Vec<String>,
+    /// Where jobs may send requests to.
+    pub http: Vec<String>,
+    /// The finest clock.
+    pub clock: Clock,
+    /// Prefixes of names of artifacts, and whether they may be set.
+    pub artifacts: Vec<(String, bool)>,
+    /// Children of one job.
+    pub jobs_max: u32,
 }
 
 /// Section `limits`: names and values as text.
@@ -217,6 +243,7 @@ impl Config {
             nats: Nats { url: read.text("nats.url"), creds: read.path("nats.creds"), ca: read.path("nats.ca") },
             node: read.node()?,
             queue: Queue { lease: read.lease()? },
+            grants: read.grants()?,
             limits: read.limits(),
             artifacts: Artifacts { url: read.text("artifacts.url") },
             log: Log { format: read.log_format()?, level: read.required("log.level").to_owned() },

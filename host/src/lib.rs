@@ -6,14 +6,16 @@
 
 pub mod artifacts;
 pub mod cancels;
+pub mod classes;
 pub mod cli;
 pub mod config;
 pub mod connect;
+pub mod grants;
 pub mod http;
 pub mod lifecycle;
 pub mod limit_values;
 pub mod metrics;
-pub mod names;
+mod names;
 pub mod node;
 pub mod node_artifacts;
 pub mod nodes;

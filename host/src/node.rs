@@ -1,6 +1,6 @@
 //! A node: what starts in which order, and what ends in which.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_nats::connection::State;
 use time::OffsetDateTime;
@@ -17,8 +17,10 @@ use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
+    classes,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
+    grants::Offers,
     http::{self, HttpError, Readiness},
     limit_values::{self, LimitConfigError},
     metrics::Metrics,
@@ -133,11 +135,13 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
         let worker = self.worker.clone();
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
-        let mut slots = JoinSet::new();
+        let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for (queue, lease) in &self.queues {
+            let (known, classes) = classes::first();
             for _ in 0..self.slots {
-                slots.spawn(worker.clone().work(queue.clone(), *lease));
+                slots.spawn(worker.clone().work(queue.clone(), *lease, classes.clone()));
             }
+            watches.spawn(classes::keep(worker.clone(), queue.clone(), *lease, known));
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();
@@ -268,12 +272,21 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         memory_bytes: config.node.memory / MIB * MIB,
         metrics,
         node: config.node.name.clone(),
+        own_labels: own_labels(config),
+        offers: Offers::of(config),
         defaults,
         maximum,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
         broker,
     })
+}
+
+/// The configured labels and those that a machine has by itself.
+fn own_labels(config: &Config) -> BTreeSet<String> {
+    let own = [("os", std::env::consts::OS), ("arch", std::env::consts::ARCH)];
+    let own = own.map(|(key, value)| format!("{key}={value}"));
+    config.node.labels.iter().map(|(key, value)| format!("{key}={value}")).chain(own).collect()
 }
 
 fn describe(config: &Config, worker: &Worker, slots: usize, listener: &TcpListener) -> NodeInfo {
@@ -287,6 +300,8 @@ fn describe(config: &Config, worker: &Worker, slots: usize, listener: &TcpListen
         memory_bytes: worker.memory_bytes,
         memory_promised_bytes: 0,
         queues: config.node.queues.clone(),
+        labels: worker.labels(),
+        folders: config.grants.fs.iter().map(|(name, offered)| (name.clone(), offered.path.clone())).collect(),
         version: env!("CARGO_PKG_VERSION").into(),
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -309,6 +324,7 @@ async fn listen_for_cancels(worker: Arc<Worker>) {
 fn now(worker: &Worker, info: &NodeInfo) -> NodeInfo {
     NodeInfo {
         running: worker.cancels.running(),
+        labels: worker.labels(),
         memory_promised_bytes: worker.memory_promised_bytes(),
         seen: timestamp(OffsetDateTime::now_utc()),
         ..info.clone()

@@ -1,5 +1,10 @@
 //! Which nodes there are: each writes an entry that lives as long as it is renewed.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -27,6 +32,12 @@ pub struct NodeInfo {
     pub memory_promised_bytes: u64,
     /// Queues it works on.
     pub queues: Vec<String>,
+    /// What it has that jobs can require: labels, folders, secrets.
+    #[serde(default)]
+    pub labels: BTreeSet<String>,
+    /// Folders it offers, by name, and where they are.
+    #[serde(default)]
+    pub folders: BTreeMap<String, PathBuf>,
     /// Version of wasmjob.
     pub version: String,
     /// Operating system and processor.

@@ -4,13 +4,14 @@
 mod attempt;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use wasmjob_runtime::{AttemptReport, Limit, Limits, Outcome, OutcomeKind, Sandbo
 
 use crate::{
     cancels::Cancels,
+    grants::Offers,
     lifecycle::{self, Decision, Refused},
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
@@ -64,6 +66,10 @@ pub struct Worker {
     pub metrics: Metrics,
     /// The node's name.
     pub node: String,
+    /// Labels besides those of what is offered.
+    pub own_labels: BTreeSet<String>,
+    /// What jobs may be granted.
+    pub offers: Offers,
     /// Limits of jobs that set none.
     pub defaults: Limits,
     /// The highest limits jobs may set.
@@ -73,6 +79,9 @@ pub struct Worker {
     /// Hand back what still runs.
     pub stopping: CancellationToken,
 }
+
+/// The classes of a queue that this node takes jobs of.
+pub type Classes = watch::Receiver<BTreeSet<String>>;
 
 /// A job that this node has, until it is acknowledged or handed back.
 struct Held<'a> {
@@ -97,13 +106,13 @@ enum End {
 
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
-    pub async fn work(self: Arc<Self>, queue: String, lease: Duration) {
+    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, classes: Classes) {
         tokio::select! {
             () = self.cancels.known() => {}
             () = self.draining.cancelled() => return,
         }
         while !self.draining.is_cancelled() {
-            let worked = self.work_until_error(&queue, lease).await;
+            let worked = self.work_until_error(&queue, lease, classes.clone()).await;
             if let Err(error) = worked {
                 tracing::warn!(%error, queue, "a slot lost its queue; trying again");
                 self.pause(BACKOFF.1).await;
@@ -111,8 +120,8 @@ impl Worker {
         }
     }
 
-    async fn work_until_error(&self, queue: &str, lease: Duration) -> Result<(), QueueError> {
-        let mut puller = Puller::new(&self.broker.jetstream, queue).await?;
+    async fn work_until_error(&self, queue: &str, lease: Duration, classes: Classes) -> Result<(), QueueError> {
+        let mut puller = Puller::new(&self.broker.jetstream, queue, classes).await?;
         loop {
             let delivery = tokio::select! {
                 biased;
@@ -120,7 +129,10 @@ impl Worker {
                 delivery = puller.next() => delivery?,
             };
             self.metrics.slots_used.inc();
-            self.attend(queue, &delivery, lease).await;
+            tokio::select! {
+                () = self.attend(queue, &delivery, lease) => {}
+                () = puller.hand_back_excess() => {}
+            }
             self.metrics.slots_used.dec();
         }
         puller.close().await;
@@ -150,7 +162,7 @@ impl Worker {
             Ok(spec) => spec,
             Err(error) => return self.bury(held, error.to_string()).await,
         };
-        let (lane, found) = (names::lane(&spec.queue, names::CLASS_ANY, spec.priority), held.delivery.subject());
+        let (lane, found) = (names::lane(&spec.queue, &spec.class(), spec.priority), held.delivery.subject());
         if found != lane {
             let reason = format!("it was published on `{found}` and belongs on `{lane}`");
             return self.bury(held, reason).await;
@@ -392,6 +404,13 @@ impl Worker {
     pub fn memory_promised_bytes(&self) -> u64 {
         let free = self.memory.available_permits() as u64 * MIB;
         self.memory_bytes.saturating_sub(free)
+    }
+
+    /// Everything a job can require that this node has.
+    pub fn labels(&self) -> BTreeSet<String> {
+        let mut labels = self.offers.labels();
+        labels.extend(self.own_labels.iter().cloned());
+        labels
     }
 
     fn promised(&self) -> i64 {

@@ -15,9 +15,11 @@ use super::{CliError, Global, render};
 use crate::{
     artifacts::{self, ArtifactError, ArtifactStore},
     config::Config,
-    connect, limit_values,
+    connect,
+    grants::Offers,
+    limit_values,
     queue::Broker,
-    wire::LimitTable,
+    wire::{Deterministic, Grant, JobSpec, LimitTable, new_job_id},
 };
 
 /// Bytes of an input or component that are kept in memory; more goes to a temporary file.
@@ -37,30 +39,31 @@ pub(crate) struct JobArgs {
     /// Environment variable for the job (repeatable)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Limit (repeatable): fuel=1e9, memory=64MiB, wall=5s, output=1MiB, input=1GiB, log=1MiB
+    /// Limit (repeatable): fuel=1e9, memory=64MiB, wall=5s, output=1MiB, input=1GiB, log=1MiB, table=1000, handles=100, instances=10
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = pair)]
     limit: Vec<(String, String)>,
-    /// Not available yet
-    #[arg(long, hide = true, num_args = 0..=1)]
-    grant: Vec<String>,
+    /// What the job may reach (repeatable): fs=HOST[::GUEST]:ro|rw, scratch=BYTES, net=HOST:PORT, http=HOST[:PORT],
+    /// clock=coarse|real, random=real|seed:N, artifacts=PREFIX:ro|rw, jobs=N
+    #[arg(long, value_name = "NAME=VALUE")]
+    grant: Vec<Grant>,
+    /// Secret the job may read, kept where it runs (repeatable; see `wasmjob secret`)
+    #[arg(long, value_name = "NAME")]
+    secret: Vec<String>,
+    /// Same output and fuel in every run: virtual clocks, random numbers of this seed [default: 0]
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    deterministic: Option<u64>,
     /// Not available yet
     #[arg(long, hide = true)]
     priority: Option<String>,
     /// Not available yet
     #[arg(long, hide = true)]
-    label: Vec<String>,
-    /// Not available yet
-    #[arg(long, hide = true)]
     retries: Option<String>,
-    /// Not available yet
-    #[arg(long, hide = true, num_args = 0..=1)]
-    deterministic: Option<Option<String>>,
     /// More arguments for the job
     #[arg(last = true, value_name = "ARGS")]
     rest: Vec<String>,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("NAME=VALUE is wanted".into()),
@@ -70,13 +73,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl JobArgs {
     /// Refuses what later versions have: taking it without doing it would be a broken promise.
     pub(crate) fn check_available(&self) -> Result<(), CliError> {
-        let later = [
-            ("--grant", !self.grant.is_empty()),
-            ("--priority", self.priority.is_some()),
-            ("--label", !self.label.is_empty()),
-            ("--retries", self.retries.is_some()),
-            ("--deterministic", self.deterministic.is_some()),
-        ];
+        let later = [("--priority", self.priority.is_some()), ("--retries", self.retries.is_some())];
         match later.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(CliError::usage(format!("{flag} is not available in this version of wasmjob"))),
             None => Ok(()),
@@ -91,6 +88,21 @@ impl JobArgs {
     /// Environment variables; the last value of a name counts.
     pub(crate) fn env(&self) -> BTreeMap<String, String> {
         self.env.iter().cloned().collect()
+    }
+
+    /// A spec with what both commands take, its grants checked among themselves and against `offers`.
+    pub(crate) fn spec(&self, offers: &Offers) -> Result<JobSpec, CliError> {
+        let spec = JobSpec {
+            args: self.args(),
+            env: self.env(),
+            grants: self.grant.clone(),
+            secrets: self.secret.clone(),
+            deterministic: self.deterministic.map(|seed| Deterministic { seed }),
+            ..JobSpec::new(new_job_id(), String::new())
+        };
+        spec.check_grants().map_err(CliError::usage)?;
+        offers.check(&spec)?;
+        Ok(spec)
     }
 
     /// The limits that were given, and all limits as they will be, checked against the maximum.

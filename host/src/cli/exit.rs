@@ -7,8 +7,16 @@ use std::{
 };
 
 use crate::{
-    artifacts::ArtifactError, config::ConfigError, connect::ConnectError, limit_values::LimitConfigError,
-    node::NodeError, queue::QueueError, queue::SetupError, server::ServerError, wire::SpecError,
+    artifacts::ArtifactError,
+    config::ConfigError,
+    connect::ConnectError,
+    grants::{GrantError, SecretError},
+    limit_values::LimitConfigError,
+    node::NodeError,
+    queue::QueueError,
+    queue::SetupError,
+    server::ServerError,
+    wire::SpecError,
 };
 
 /// How the process ends.
@@ -93,6 +101,16 @@ impl CliError {
 impl Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl From<GrantError> for CliError {
+    fn from(error: GrantError) -> Self {
+        let hint = match &error {
+            GrantError::Secret(SecretError::Missing { name }) => format!("`wasmjob secret set {name}` keeps one here"),
+            _ => "the operator's settings bound what jobs may be granted: `wasmjob config`".into(),
+        };
+        CliError::usage(error).hint(hint)
     }
 }
 

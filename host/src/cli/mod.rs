@@ -16,6 +16,7 @@ mod ps;
 mod push;
 mod render;
 mod run;
+mod secret;
 mod status;
 mod submit;
 mod up;
@@ -101,6 +102,9 @@ enum Command {
     /// Store and fetch content-addressed bytes
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
+    /// Keep values that jobs on this machine may be given: keys and passwords
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Print the configuration in force and where each value comes from
     Config,
     /// Become a program that ends when PARENT does
@@ -174,6 +178,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Status => status::status(&global).await,
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,
+        Command::Secret(command) => secret::secret(&global, command),
         Command::Config => config::config(&global),
         Command::ExecChild { .. } => Ok(Exit::Done),
     }

@@ -27,8 +27,9 @@ use super::{
     render,
 };
 use crate::{
+    grants::{NoChildren, NoNames, Offers, Services},
     lifecycle, private,
-    wire::{OutputValue, Report, new_job_id, timestamp},
+    wire::{OutputValue, Report, timestamp},
 };
 
 /// Bytes of compiled code that one run keeps in memory.
@@ -59,9 +60,13 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
     let component = component(&args.job.component, &artifacts).await?;
     // An input over its limit has a report too, which the sandbox writes.
     let input = args.job.input(u64::MAX)?;
+    let offers = Offers::of_operator(&config);
+    let spec = args.job.spec(&offers)?;
+    let services = Services { names: Arc::new(NoNames), children: Arc::new(NoChildren) };
+    let grants = offers.resolve(&spec, services).await?;
     let signals = Arc::new(Signals::default());
     tokio::spawn(cancel_on_signals(signals.clone()));
-    let mut report = Report { attempt: 1, ..Report::queued(new_job_id()) };
+    let mut report = Report { attempt: 1, ..Report::queued(spec.id) };
     report.times.started = timestamp(OffsetDateTime::now_utc());
     let (log, written) = ToStderr::start();
     let attempt = |component| Attempt {
@@ -69,9 +74,11 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         job: report.job.to_string(),
         number: 1,
         input,
-        args: args.job.args(),
-        env: args.job.env().into_iter().collect(),
+        args: spec.args,
+        env: spec.env.into_iter().collect(),
         limits,
+        grants,
+        deterministic: spec.deterministic.map(|deterministic| deterministic.seed),
         soft: Duration::MAX,
         artifacts: artifacts.clone(),
         log: Arc::new(log),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::IsTerminal,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,13 +12,14 @@ use wasmjob_runtime::Limits;
 
 use super::{
     CliError, Exit, Global,
-    common::{Cluster, JobArgs, upload},
+    common::{Cluster, JobArgs, pair, upload},
     get, render,
     wait::Waiter,
 };
 use crate::{
-    nodes,
-    wire::{Input, JobId, JobSpec, Report, new_job_id},
+    grants::{Folders, Offers},
+    nodes::{self, NodeInfo},
+    wire::{Grant, Input, JobId, JobSpec, Report, class, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
 
@@ -36,6 +38,9 @@ pub(crate) struct SubmitArgs {
     /// Wait for the end and print the output
     #[arg(long)]
     wait: bool,
+    /// Label a node must have (repeatable; see `wasmjob nodes ls`)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
     /// Submit the same job this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
@@ -77,11 +82,11 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
     let (given, limits) = args.job.limits(&cluster.config)?;
     let input = args.job.input(limits.input)?;
     check_memory(cluster, &args.queue, &limits).await?;
-    let mut spec = JobSpec::new(new_job_id(), String::new());
+    let mut spec = args.job.spec(&Offers::of(&cluster.config))?;
     spec.queue.clone_from(&args.queue);
-    spec.args = args.job.args();
-    spec.env = args.job.env();
+    spec.labels = args.label.iter().cloned().collect();
     spec.limits = given;
+    place(cluster, &mut spec).await?;
     spec.result_ttl_ms = u64::try_from(args.keep.0.as_millis()).unwrap_or(u64::MAX);
     let keep = crate::units::Span(KEEP_MIN);
     if args.keep.0 < KEEP_MIN {
@@ -118,12 +123,45 @@ async fn check_memory(cluster: &Cluster, queue: &str, limits: &Limits) -> Result
     .hint("lower --limit memory=SIZE, or raise node.memory on a node"))
 }
 
+/// Names folders the way nodes offer them, and says so if no node has what the job requires.
+async fn place(cluster: &Cluster, spec: &mut JobSpec) -> Result<(), CliError> {
+    let nodes = nodes::list(&cluster.broker).await?;
+    for grant in &mut spec.grants {
+        let Grant::Fs { host, .. } = grant else { continue };
+        if Path::new(host).is_absolute() {
+            *host = offered_name(&nodes, host)?;
+        }
+    }
+    spec.check()?;
+    let class = spec.class();
+    let able = nodes.iter().any(|node| node.queues.contains(&spec.queue) && class::is_met(&class, &node.labels));
+    if !able && class != class::ANY && !nodes.is_empty() {
+        render::talk(format!(
+            "warning: no node of queue {} has all of {}; the job waits until one does (`wasmjob nodes inspect NODE`)",
+            spec.queue,
+            class.replace('+', ", ")
+        ));
+    }
+    Ok(())
+}
+
+fn offered_name(nodes: &[NodeInfo], path: &str) -> Result<String, CliError> {
+    let named = nodes.iter().find_map(|node| Folders::by_name(&node.folders, Path::new(path)));
+    named.ok_or_else(|| {
+        CliError::usage(format!("no node offers a folder that {path} is in"))
+            .hint("offer it on a node: `[grants.fs]` with `NAME = \"/folder:ro\"` in its configuration")
+    })
+}
+
 /// Publishes the jobs, many at a time.
 async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId]) -> Result<(), CliError> {
     use futures_util::{StreamExt, TryStreamExt};
     let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
     let broker = &cluster.broker;
     jobs.map(|job| async move { broker.submit(&job).await }).buffer_unordered(256).try_collect::<()>().await?;
+    if spec.class() != class::ANY {
+        broker.announce_class(&spec.queue).await;
+    }
     Ok(())
 }
 

@@ -21,11 +21,19 @@ enum Default {
 
 /// Prefix of the keys that are free: any name of a limit may follow.
 pub(super) const LIMITS_DEFAULT: &str = "limits.default.";
+/// Folders that are offered: any name may follow.
+pub(super) const GRANTS_FS: &str = "grants.fs.";
 /// Like [`LIMITS_DEFAULT`], for what a job may ask for at most.
 pub(super) const LIMITS_MAX: &str = "limits.max.";
 
 pub(super) const KEYS: &[Key] = &[
     Key { name: "artifacts.url", default: Default::Unset },
+    Key { name: "grants.artifacts", default: Default::Text(":rw") },
+    Key { name: "grants.clock", default: Default::Text("coarse") },
+    Key { name: "grants.http", default: Default::Unset },
+    Key { name: "grants.jobs", default: Default::Text("1000") },
+    Key { name: "grants.net", default: Default::Unset },
+    Key { name: "grants.scratch", default: Default::Text("1GiB") },
     Key { name: "log.format", default: Default::Text("text") },
     Key { name: "log.level", default: Default::Text("info") },
     Key { name: "nats.ca", default: Default::Unset },
@@ -34,6 +42,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "node.cache", default: Default::Text("10GiB") },
     Key { name: "node.drain", default: Default::Text("30s") },
     Key { name: "node.http", default: Default::Text("127.0.0.1:7717") },
+    Key { name: "node.labels", default: Default::Unset },
     Key { name: "node.memory", default: Default::Machine(machine::memory) },
     Key { name: "node.name", default: Default::Machine(machine::host_name) },
     Key { name: "node.queues", default: Default::Text("default") },
@@ -66,24 +75,24 @@ pub(super) fn defaults() -> BTreeMap<String, Setting> {
 }
 
 pub(super) fn is_known(key: &str) -> bool {
-    KEYS.iter().any(|known| known.name == key) || is_limit(key)
+    KEYS.iter().any(|known| known.name == key) || is_free(key)
 }
 
 /// Whether keys may stand below this name.
 pub(super) fn is_section(name: &str) -> bool {
     let below = format!("{name}.");
-    let mut all = KEYS.iter().map(|key| key.name).chain([LIMITS_DEFAULT, LIMITS_MAX]);
+    let mut all = KEYS.iter().map(|key| key.name).chain([LIMITS_DEFAULT, LIMITS_MAX, GRANTS_FS]);
     all.any(|key| key.starts_with(&below))
 }
 
-fn is_limit(key: &str) -> bool {
-    let name = key.strip_prefix(LIMITS_DEFAULT).or_else(|| key.strip_prefix(LIMITS_MAX));
+fn is_free(key: &str) -> bool {
+    let name = [LIMITS_DEFAULT, LIMITS_MAX, GRANTS_FS].into_iter().find_map(|prefix| key.strip_prefix(prefix));
     name.is_some_and(|name| !name.is_empty() && !name.contains('.'))
 }
 
 /// The keys of the same section, or all of them.
 pub(super) fn near(key: &str) -> Vec<&'static str> {
-    let all = || KEYS.iter().map(|key| key.name).chain(["limits.default.NAME", "limits.max.NAME"]);
+    let all = || KEYS.iter().map(|key| key.name).chain(["limits.default.NAME", "limits.max.NAME", "grants.fs.NAME"]);
     let section = key.split('.').next().unwrap_or_default();
     let same: Vec<_> = all().filter(|name| name.split('.').next() == Some(section)).collect();
     if same.is_empty() { all().collect() } else { same }
@@ -108,7 +117,9 @@ pub(super) fn of_env(name: &str) -> EnvName {
     if let Some(key) = exact {
         return EnvName::Key(key.name.to_owned());
     }
-    for (prefix, section) in [("LIMITS_DEFAULT_", LIMITS_DEFAULT), ("LIMITS_MAX_", LIMITS_MAX)] {
+    for (prefix, section) in
+        [("LIMITS_DEFAULT_", LIMITS_DEFAULT), ("LIMITS_MAX_", LIMITS_MAX), ("GRANTS_FS_", GRANTS_FS)]
+    {
         if let Some(limit) = rest.strip_prefix(prefix) {
             return EnvName::Key(format!("{section}{}", limit.to_ascii_lowercase()));
         }

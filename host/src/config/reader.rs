@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ConfigError, Limits, LogFormat, Node, Setting, Source, keys};
+use wasmjob_runtime::grants::Clock;
+
+use super::{ConfigError, Grants, Limits, LogFormat, Node, Offered, Setting, Source, keys};
 use crate::units::{Size, Span, UnitError};
+use crate::wire::class;
 
 /// Turns text into values, knowing where the text came from.
 pub(super) struct Reader<'a> {
@@ -27,11 +30,59 @@ impl Reader<'_> {
                 (1..=4096).contains(&slots).then_some(slots).ok_or("out of range")
             })?,
             memory: self.size("node.memory")?,
+            labels: self.labels()?,
             queues: self.checked("node.queues", keys::QUEUES_RULE, keys::queues)?,
             http: self.checked("node.http", "a loopback address such as 127.0.0.1:7717", loopback)?,
             drain: self.span("node.drain")?,
             cache: self.size("node.cache")?,
         })
+    }
+
+    fn labels(&self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let Some(_) = self.settings.get("node.labels") else { return Ok(BTreeMap::new()) };
+        self.checked("node.labels", "labels such as [\"gpu=a100\", \"site=home\"]", |text| {
+            let pairs = list(text).map(|pair| match pair.split_once('=') {
+                Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+                None => Err(format!("`{pair}` is not KEY=VALUE")),
+            });
+            let labels = pairs.collect::<Result<BTreeMap<_, _>, String>>()?;
+            class::check_labels(&labels).map(|()| labels)
+        })
+    }
+
+    pub fn grants(&self) -> Result<Grants, ConfigError> {
+        let below = self.settings.keys().filter_map(|key| Some((key, key.strip_prefix(keys::GRANTS_FS)?)));
+        let fs = below.map(|(key, name)| Ok((name.to_owned(), self.offered(key, name)?)));
+        let listed =
+            |key: &str| self.text(key).map(|text| list(&text).map(str::to_owned).collect()).unwrap_or_default();
+        Ok(Grants {
+            fs: fs.collect::<Result<_, ConfigError>>()?,
+            scratch_bytes_max: self.size("grants.scratch")?,
+            net: listed("grants.net"),
+            http: listed("grants.http"),
+            clock: self.checked("grants.clock", "coarse or real", |text| match text {
+                "coarse" => Ok(Clock::Coarse),
+                "real" => Ok(Clock::Real),
+                _ => Err("no such clock"),
+            })?,
+            artifacts: self.checked("grants.artifacts", "prefixes such as [\"models.:rw\", \"data.:ro\"]", |text| {
+                list(text).map(with_mode).collect::<Result<Vec<_>, String>>()
+            })?,
+            jobs_max: self.checked("grants.jobs", "a whole number", |text| {
+                text.parse::<u32>().map_err(|error| error.to_string())
+            })?,
+        })
+    }
+
+    /// A folder, relative to the file that names it.
+    fn offered(&self, key: &str, name: &str) -> Result<Offered, ConfigError> {
+        let (path, write) = self.checked(key, "a path with a mode, such as \"/srv/data:ro\"", |text| {
+            if !keys::is_name(name) {
+                return Err(format!("`{name}` is no name for a folder: {}", keys::NAME_RULE));
+            }
+            with_mode(text)
+        })?;
+        Ok(Offered { path: self.base(key).join(path), write })
     }
 
     pub fn limits(&self) -> Limits {
@@ -59,12 +110,14 @@ impl Reader<'_> {
 
     /// A path; one in the file is relative to that file, any other to the current folder.
     pub fn path(&self, key: &str) -> Option<PathBuf> {
-        let setting = self.settings.get(key)?;
-        let base = match &setting.source {
-            Source::File { path, .. } => path.parent().unwrap_or(self.data),
+        Some(self.base(key).join(&self.settings.get(key)?.value))
+    }
+
+    fn base(&self, key: &str) -> &Path {
+        match self.settings.get(key).map(|setting| &setting.source) {
+            Some(Source::File { path, .. }) => path.parent().unwrap_or(self.data),
             _ => Path::new(""),
-        };
-        Some(base.join(&setting.value))
+        }
     }
 
     pub fn required(&self, key: &str) -> &str {
@@ -113,6 +166,20 @@ impl Reader<'_> {
             reason: reason.to_string(),
             valid,
         })
+    }
+}
+
+/// The parts of a list, as a file or a variable has it.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// `VALUE:ro` or `VALUE:rw`.
+fn with_mode(text: &str) -> Result<(String, bool), String> {
+    match text.rsplit_once(':') {
+        Some((value, "ro")) => Ok((value.to_owned(), false)),
+        Some((value, "rw")) => Ok((value.to_owned(), true)),
+        _ => Err(format!("`{text}` does not end with :ro or :rw")),
     }
 }
 

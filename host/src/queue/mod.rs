@@ -26,7 +26,7 @@ use bytes::Bytes;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
 pub use search::{depth, find_queued, list_events, list_queued};
-pub use setup::{SetupError, ensure_queue, ensure_shared, queues};
+pub use setup::{SetupError, classes, ensure_class, ensure_queue, ensure_shared, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State};
 
@@ -106,8 +106,14 @@ impl Broker {
         }
     }
 
+    /// Says that jobs of a class wait now, so that nodes look at once.
+    pub async fn announce_class(&self, queue: &str) {
+        // Nodes look now and then anyway.
+        let _ = self.client.publish(names::CLASSES, queue.to_owned().into()).await;
+    }
+
     async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {
-        let subject = names::lane(&spec.queue, names::CLASS_ANY, spec.priority);
+        let subject = names::lane(&spec.queue, &spec.class(), spec.priority);
         let message = PublishMessage::build().payload(spec.to_message()).message_id(names::message_id(spec.id, 1));
         let what = || format!("job {}", spec.id);
         self.publish(subject, message).await.map(drop).map_err(|error| match error.kind() {

@@ -25,8 +25,8 @@ pub const CANCEL_ALL: &str = "wj.ctl.cancel.*";
 pub const NAMES: &str = "wj_names";
 /// Bucket of nodes; an entry lives as long as its node beats.
 pub const NODES: &str = "wj_nodes";
-/// The class of jobs that require no labels.
-pub const CLASS_ANY: &str = "any";
+/// Where nodes hear that a queue has a class it had not before.
+pub const CLASSES: &str = "wj.ctl.class";
 /// Prefix of the streams that are queues.
 pub const QUEUE_PREFIX: &str = "WJ_Q_";
 
@@ -38,7 +38,7 @@ pub fn queue_stream(queue: &str) -> String {
 /// What the stream of `queue` stores. `wj.at.<queue>.>`, for jobs that wait for a time, will be stored
 /// too when something fires them; until then a publish there is refused.
 pub fn queue_subjects(queue: &str) -> Vec<String> {
-    vec![format!("wj.q.{queue}.>")]
+    vec![format!("wj.q.{queue}.*.*")]
 }
 
 /// Where a job of this queue, class and priority is published.
@@ -46,9 +46,19 @@ pub fn lane(queue: &str, class: &str, priority: u8) -> String {
     format!("wj.q.{queue}.{class}.p{priority}")
 }
 
-/// All lanes of a queue, and whatever else is published beside them: it has to end somewhere.
-pub fn lanes(queue: &str) -> String {
+/// All lanes of a class, and whatever else is published beside them: it has to end somewhere.
+pub fn lanes(queue: &str, class: &str) -> String {
+    format!("wj.q.{queue}.{class}.*")
+}
+
+/// All classes of a queue.
+pub fn queue_all(queue: &str) -> String {
     format!("wj.q.{queue}.>")
+}
+
+/// The class in the subject of a lane.
+pub fn class_of_lane(subject: &str) -> Option<&str> {
+    subject.split('.').nth(3)
 }
 
 /// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.

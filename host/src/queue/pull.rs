@@ -1,10 +1,14 @@
-//! Pulling jobs: one slot, one request, one job.
+//! Pulling jobs: one slot, one request for each class, one job.
 //!
-//! A slot asks for exactly one job and asks again only when it is free, so a node cannot be given
-//! more than it has slots for. The server tells every few seconds that it still holds the request;
-//! when that stops (a laptop that slept, a connection that was made anew) it is made again.
+//! A slot asks for exactly one job of each class and asks again only when it is free. What comes for
+//! another class while it works is handed back at once, so a node never has more jobs than slots. The
+//! server tells every few seconds that it still holds a request; when that stops (a laptop that slept,
+//! a connection that was made anew) all are made again.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_nats::{
     Message, StatusCode, Subscriber,
@@ -12,7 +16,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{QueueError, names};
 use crate::wire::JobId;
@@ -31,8 +38,10 @@ pub struct Puller {
     queue: String,
     inbox: String,
     replies: Subscriber,
-    /// When the request that the server holds was last heard of. It holds at most one.
-    heard: Option<Instant>,
+    /// The classes this node takes jobs of.
+    classes: watch::Receiver<BTreeSet<String>>,
+    /// When the request that the server holds for each class was last heard of. It holds at most one.
+    heard: BTreeMap<String, Instant>,
 }
 
 /// A job as it came from the queue.
@@ -47,39 +56,58 @@ pub struct Delivery {
 }
 
 impl Puller {
-    /// Listens for what `queue` sends to this slot.
-    pub async fn new(context: &Context, queue: &str) -> Result<Self, QueueError> {
+    /// Listens for what `queue` sends to this slot, of these classes.
+    pub async fn new(
+        context: &Context,
+        queue: &str,
+        classes: watch::Receiver<BTreeSet<String>>,
+    ) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
         let (context, queue) = (context.clone(), queue.to_owned());
-        Ok(Puller { context, queue, inbox, replies, heard: None })
+        Ok(Puller { context, queue, inbox, replies, classes, heard: BTreeMap::new() })
     }
 
     /// Waits for the next job. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Delivery, QueueError> {
         loop {
-            let heard = match self.heard {
-                Some(heard) => heard,
-                None => self.ask().await?,
-            };
-            let Ok(reply) = timeout_at(heard + SILENT, self.replies.next()).await else {
-                self.start_over().await?;
-                continue;
+            self.ask_where_due().await?;
+            let silent = self.heard.values().min().map_or_else(Instant::now, |heard| *heard) + SILENT;
+            let reply = tokio::select! {
+                reply = self.replies.next() => reply,
+                // A class was added: ask for its jobs as well. The sender ends with the node.
+                _ = self.classes.changed() => continue,
+                () = sleep_until(silent) => {
+                    self.start_over().await?;
+                    continue;
+                }
             };
             let Some(reply) = reply else { return Err(unavailable("the connection was closed".into())) };
             match self.sort(reply) {
                 Reply::Job(delivery) => return Ok(*delivery),
-                Reply::Held => self.heard = Some(Instant::now()),
-                Reply::Over => self.heard = None,
+                Reply::Status => {}
                 Reply::Failed(reason) => return Err(unavailable(reason)),
             }
         }
     }
 
-    /// The request was lost, or its answers are: what still comes for it must not come to us, or a
+    /// Hands back at once what comes while the slot is taken: with more than one class, the server
+    /// still holds the requests for the others. Never ends.
+    pub async fn hand_back_excess(&mut self) {
+        while let Some(reply) = self.replies.next().await {
+            match self.sort(reply) {
+                Reply::Job(excess) => excess.hand_back(None).await,
+                // What fails is seen when the slot asks again.
+                Reply::Status | Reply::Failed(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// A request was lost, or its answers are: what still comes for it must not come to us, or a
     /// job would wait here that nobody looks at.
     async fn start_over(&mut self) -> Result<(), QueueError> {
         tracing::debug!(queue = self.queue, "a request for a job went silent; making it again");
-        self.heard = None;
+        self.heard.clear();
         (self.inbox, self.replies) = listen(&self.context).await?;
         Ok(())
     }
@@ -95,40 +123,57 @@ impl Puller {
         }
     }
 
-    async fn ask(&mut self) -> Result<Instant, QueueError> {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(&self.queue), names::CLASS_ANY);
-        let client = self.context.client();
-        let sent = client.publish_with_reply(subject, self.inbox.clone(), REQUEST.into()).await;
-        sent.map_err(|error| unavailable(error.to_string()))?;
-        let now = Instant::now();
-        self.heard = Some(now);
-        Ok(now)
+    /// Asks for a job of each class for which the server holds no request.
+    async fn ask_where_due(&mut self) -> Result<(), QueueError> {
+        let classes = self.classes.borrow_and_update().clone();
+        for class in classes {
+            if self.heard.contains_key(&class) {
+                continue;
+            }
+            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{class}", names::queue_stream(&self.queue));
+            let reply = format!("{}.{class}", self.inbox);
+            let sent = self.context.client().publish_with_reply(subject, reply, REQUEST.into()).await;
+            sent.map_err(|error| unavailable(error.to_string()))?;
+            self.heard.insert(class, Instant::now());
+        }
+        Ok(())
     }
 
     fn sort(&mut self, reply: Message) -> Reply {
         if let Some(status) = reply.status {
+            // What the server says of a request it says where its jobs would go.
+            let class = reply.subject.rsplit('.').next().unwrap_or_default().to_owned();
             let reason = reply.description.as_deref().unwrap_or("there is no such queue");
             return match status {
-                StatusCode::IDLE_HEARTBEAT => Reply::Held,
+                StatusCode::IDLE_HEARTBEAT => {
+                    self.heard.insert(class, Instant::now());
+                    Reply::Status
+                }
                 // The consumer or its stream is gone; anything else is a request that ended.
                 StatusCode::NO_RESPONDERS => Reply::Failed(reason.to_owned()),
                 _ if reason.to_lowercase().contains("deleted") => Reply::Failed(reason.to_owned()),
-                _ => Reply::Over,
+                _ => {
+                    self.heard.remove(&class);
+                    Reply::Status
+                }
             };
         }
-        self.heard = None;
+        if let Some(class) = names::class_of_lane(&reply.subject) {
+            self.heard.remove(class);
+        }
         let message = jetstream::Message { message: reply, context: self.context.clone() };
-        let Ok(info) = message.info() else { return Reply::Over };
+        let Ok(info) = message.info() else { return Reply::Status };
         let (delivered, published) = (u64::try_from(info.delivered).unwrap_or(1), info.published);
         let sequence = info.stream_sequence;
         Reply::Job(Box::new(Delivery { message, delivered, published, sequence }))
     }
 }
 
+/// Everything below the inbox: each class answers on a word of its own.
 async fn listen(context: &Context) -> Result<(String, Subscriber), QueueError> {
     let client = context.client();
     let inbox = client.new_inbox();
-    let replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable(error.to_string()))?;
+    let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| unavailable(error.to_string()))?;
     Ok((inbox, replies))
 }
 
@@ -138,8 +183,8 @@ fn unavailable(reason: String) -> QueueError {
 
 enum Reply {
     Job(Box<Delivery>),
-    Held,
-    Over,
+    /// About a request, and taken note of.
+    Status,
     Failed(String),
 }
 

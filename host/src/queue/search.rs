@@ -1,6 +1,6 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
-use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::TryStreamExt;
 use time::Duration;
 
 use super::{
@@ -50,7 +50,7 @@ async fn scan(
     max: usize,
     wanted: &mut impl FnMut(&StoredMessage) -> bool,
 ) -> Result<Vec<StoredMessage>, QueueError> {
-    let (stream, filter) = (names::queue_stream(queue), format!("wj.q.{queue}.>"));
+    let (stream, filter) = (names::queue_stream(queue), names::queue_all(queue));
     let mut found = Vec::new();
     loop {
         let batch = direct::batch(&broker.client, &stream, &filter, from).await?;
@@ -108,12 +108,13 @@ async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueEr
 /// Jobs of `queue` that wait, and jobs that a node has.
 pub async fn depth(broker: &Broker, queue: &str) -> Result<(u64, usize), QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
-    let stream = names::queue_stream(queue);
-    let consumer: PullConsumer = broker
-        .jetstream
-        .get_consumer_from_stream(names::CLASS_ANY, &stream)
-        .await
-        .map_err(|error| unavailable(error.to_string()))?;
-    let info = consumer.cached_info();
-    Ok((info.num_pending, info.num_ack_pending))
+    let stream = broker.jetstream.get_stream(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    let mut running = 0;
+    let mut consumers = stream.consumers();
+    while let Some(consumer) = consumers.try_next().await.map_err(|error| unavailable(error.to_string()))? {
+        running += consumer.num_ack_pending;
+    }
+    let stored = stream.cached_info().state.messages;
+    Ok((stored.saturating_sub(running as u64), running))
 }

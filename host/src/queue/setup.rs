@@ -3,7 +3,7 @@
 //! Everything looks first and creates only what is missing: a node's credentials may not be allowed
 //! to create streams.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{
     Context,
@@ -15,6 +15,7 @@ use async_nats::jetstream::{
 use futures_util::TryStreamExt;
 
 use super::names;
+use crate::wire::class;
 
 /// How long a cancel is remembered: longer than a job may wait unseen by the nodes.
 const CANCELS_KEPT: Duration = Duration::from_secs(7 * 86_400);
@@ -104,14 +105,24 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         ..kept_on_disk()
     };
     ensure_stream(jetstream, config).await?;
+    ensure_class(jetstream, queue, class::ANY, lease).await
+}
+
+/// Makes the consumer of one class of a queue, which nodes share.
+pub async fn ensure_class(
+    jetstream: &Context,
+    queue: &str,
+    class: &str,
+    lease: Duration,
+) -> Result<PullConsumer, SetupError> {
     let stream = names::queue_stream(queue);
-    let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/any"), reason };
-    if let Ok(consumer) = jetstream.get_consumer_from_stream(names::CLASS_ANY, &stream).await {
+    let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/{class}"), reason };
+    if let Ok(consumer) = jetstream.get_consumer_from_stream(class, &stream).await {
         return Ok(consumer);
     }
     let config = pull::Config {
-        durable_name: Some(names::CLASS_ANY.into()),
-        filter_subject: names::lanes(queue),
+        durable_name: Some(class.into()),
+        filter_subject: names::lanes(queue, class),
         ack_policy: AckPolicy::Explicit,
         ack_wait: lease,
         max_deliver: -1,
@@ -120,6 +131,20 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         ..pull::Config::default()
     };
     jetstream.create_consumer_on_stream(config, &stream).await.map_err(|error| failed(error.to_string()))
+}
+
+/// The classes of `queue` in which jobs wait.
+pub async fn classes(jetstream: &Context, queue: &str) -> Result<BTreeSet<String>, SetupError> {
+    let failed = |reason: String| SetupError { kind: "list of classes of", name: queue.into(), reason };
+    let stream = jetstream.get_stream_no_info(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| failed(error.to_string()))?;
+    let mut subjects =
+        stream.info_with_subjects(names::queue_all(queue)).await.map_err(|error| failed(error.to_string()))?;
+    let mut classes = BTreeSet::new();
+    while let Some((subject, _)) = subjects.try_next().await.map_err(|error| failed(error.to_string()))? {
+        classes.extend(names::class_of_lane(&subject).map(str::to_owned));
+    }
+    Ok(classes)
 }
 
 /// The queues there are.

@@ -22,6 +22,15 @@ impl JobId {
         JobId(Ulid::from_parts(millis, u128::from(sequence)))
     }
 
+    /// The id of a job's child with this number: the same whenever it is asked for.
+    pub fn child(self, number: u32) -> JobId {
+        let mut hasher = blake3::Hasher::new_derive_key("wasmjob id of a child, version 1");
+        let hash = hasher.update(&self.0.to_bytes()).update(&number.to_le_bytes()).finalize();
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&hash.as_bytes()[..10]);
+        JobId(Ulid::from_parts(self.0.timestamp_ms(), u128::from_be_bytes(random)))
+    }
+
     /// When the job was submitted, by the submitter's clock. `None` for a time out of range.
     pub fn submitted(self) -> Option<OffsetDateTime> {
         let nanos = i128::from(self.0.timestamp_ms()) * 1_000_000;

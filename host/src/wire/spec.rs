@@ -11,7 +11,8 @@ use wasmjob_runtime::{
     limits::{ARGS_BYTES_MAX, CHOOSABLE},
 };
 
-use super::JobId;
+use super::{GRANTS_MAX, Grant, JobId, class};
+use crate::grants::is_secret_name;
 
 /// The only version of the spec there is.
 const VERSION: u32 = 1;
@@ -37,15 +38,27 @@ pub struct JobSpec {
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of secrets it may read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// The queue it waits in.
     #[serde(default = "default_queue")]
     pub queue: String,
     /// 0 to 9, 9 first.
     #[serde(default = "default_priority")]
     pub priority: u8,
+    /// What a node must have to run it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Limits that differ from the defaults.
     #[serde(default, skip_serializing_if = "LimitTable::is_empty")]
     pub limits: LimitTable,
+    /// What it may reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// Whether it must do the same in every run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deterministic: Option<Deterministic>,
     /// When to try again.
     #[serde(default)]
     pub retry: Retry,
@@ -55,6 +68,9 @@ pub struct JobSpec {
     /// How long the result is kept once the job has ended.
     #[serde(default = "default_result_ttl_ms")]
     pub result_ttl_ms: u64,
+    /// The job that submitted this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
     /// The trace this job belongs to (W3C trace context).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -62,22 +78,17 @@ pub struct JobSpec {
 
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
-const LATER: [&str; 14] = [
-    "secrets",
-    "labels",
-    "grants",
-    "deterministic",
-    "at",
-    "expires_ms",
-    "dedupe_key",
-    "concurrency",
-    "parent",
-    "array",
-    "reduce",
-    "after",
-    "after_policy",
-    "memo",
-];
+const LATER: [&str; 9] =
+    ["at", "expires_ms", "dedupe_key", "concurrency", "array", "reduce", "after", "after_policy", "memo"];
+
+/// A job that does the same in every run: virtual clocks, and random numbers of a seed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deterministic {
+    /// Where its random numbers come from.
+    #[serde(default)]
+    pub seed: u64,
+}
 
 /// When a job that failed is tried again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -260,10 +271,15 @@ impl JobSpec {
             env: BTreeMap::new(),
             queue: default_queue(),
             priority: default_priority(),
+            secrets: Vec::new(),
+            labels: BTreeMap::new(),
             limits: LimitTable::default(),
+            grants: Vec::new(),
+            deterministic: None,
             retry: Retry::default(),
             soft_ms: default_soft_ms(),
             result_ttl_ms: default_result_ttl_ms(),
+            parent: None,
             traceparent: None,
         }
     }
@@ -311,11 +327,46 @@ impl JobSpec {
         {
             return wrong("env", format!("`{name}` cannot be an environment variable"));
         }
+        class::check_labels(&self.labels).map_err(|reason| SpecError::Field { field: "labels", reason })?;
+        if let Some(name) = self.secrets.iter().find(|name| !is_secret_name(name)) {
+            return wrong("secrets", format!("`{name}` is no name for a secret: 1 to 64 of A-Z, a-z, 0-9, - and _"));
+        }
+        self.check_grants().map_err(|reason| SpecError::Field { field: "grants", reason })?;
         if self.traceparent.as_deref().is_some_and(|trace| !is_traceparent(trace)) {
             return wrong("traceparent", "not of the form 00-<32 hex>-<16 hex>-<2 hex>".into());
         }
         self.input.bytes()?;
+        if !class::is_class(&self.class()) {
+            let reason = "a folder is named as a node offers it, NAME or NAME/PATH with NAME of a-z, 0-9, - and _";
+            return wrong("grants", reason.into());
+        }
         self.check_available()
+    }
+
+    /// Checks that the grants fit together. Errors: what is wrong.
+    pub fn check_grants(&self) -> Result<(), String> {
+        if self.grants.len() + self.secrets.len() > GRANTS_MAX {
+            return Err(format!("{} with `secrets`, more than {GRANTS_MAX}", self.grants.len() + self.secrets.len()));
+        }
+        let twice = ["scratch", "clock", "random", "jobs"].into_iter().find(|name| self.granted(name).count() > 1);
+        if let Some(name) = twice {
+            return Err(format!("`{name}` is there more than once"));
+        }
+        // What a node has, what time it is and what others do differs from run to run.
+        let foreign = self.grants.iter().find(|_| self.deterministic.is_some());
+        match foreign {
+            Some(grant) => Err(format!("a deterministic job is granted nothing, and this one asks for {grant}")),
+            None => Ok(()),
+        }
+    }
+
+    fn granted<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Grant> {
+        self.grants.iter().filter(move |grant| grant.name() == name)
+    }
+
+    /// What it requires of a node.
+    pub fn class(&self) -> String {
+        class::of(self)
     }
 
     /// Refuses what the contract has and this version has not.
@@ -419,7 +470,12 @@ mod tests {
             (r#","limits":{"fuel":-1}"#, "-1"),
             (r#","retry":{"max":3}"#, "retry.max"),
             (r#","priority":9"#, "priority"),
-            (r#","labels":{"gpu":"yes"}"#, "labels"),
+            (r#","labels":{"gpu":"a b"}"#, "labels"),
+            (r#","grants":["disk=1"]"#, "disk"),
+            (r#","grants":["jobs=1","jobs=2"]"#, "jobs"),
+            (r#","grants":["clock=real"],"deterministic":{"seed":1}"#, "deterministic"),
+            (r#","deterministic":{"sed":1}"#, "sed"),
+            (r#","secrets":["a/b"]"#, "a/b"),
             (r#","after":["x"]"#, "after"),
             (r#","traceparent":"00-x""#, "traceparent"),
         ] {

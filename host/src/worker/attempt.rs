@@ -12,7 +12,10 @@ use wasmjob_runtime::{
 };
 
 use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
-use crate::wire::{Input, JobSpec, OutputValue};
+use crate::{
+    grants::{ClusterChildren, ClusterNames, GrantError, Services},
+    wire::{Input, JobSpec, OutputValue},
+};
 
 /// How long a store may not answer before an attempt is given up.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
@@ -35,6 +38,10 @@ impl Worker {
             Ok(prepared) => prepared,
             Err(outcome) => return AttemptReport::unstarted(*outcome),
         };
+        let grants = match self.offers.resolve(spec, self.services(spec, number)).await {
+            Ok(grants) => grants,
+            Err(error) => return AttemptReport::unstarted(refused(&error)),
+        };
         let attempt = Attempt {
             component,
             job: spec.id.to_string(),
@@ -43,6 +50,8 @@ impl Worker {
             args: spec.args.clone(),
             env: spec.env.clone().into_iter().collect(),
             limits,
+            grants,
+            deterministic: spec.deterministic.map(|deterministic| deterministic.seed),
             soft: Duration::from_millis(spec.soft_ms),
             artifacts: self.artifacts.clone(),
             log: self.logs.of_attempt(spec.id, number),
@@ -51,6 +60,13 @@ impl Worker {
         let mut report = self.sandbox.start(attempt, release).report().await;
         report.usage.compile_ms = millis(compiled);
         report
+    }
+
+    fn services(&self, spec: &JobSpec, attempt: u32) -> Services {
+        Services {
+            names: Arc::new(ClusterNames::new(self.broker.clone())),
+            children: Arc::new(ClusterChildren::new(self.broker.clone(), spec.clone(), attempt)),
+        }
     }
 
     /// The component and the input, ready to use.
@@ -146,5 +162,12 @@ impl Worker {
                 answer => return answer,
             }
         }
+    }
+}
+
+fn refused(error: &GrantError) -> Outcome {
+    match error.is_transient() {
+        true => Outcome::ended(OutcomeKind::Error, error.to_string(), true),
+        false => Outcome::invalid(error.to_string()),
     }
 }

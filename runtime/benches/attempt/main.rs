@@ -146,6 +146,8 @@ fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
         args: case.args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![],
         limits: Limits::default(),
+        grants: wasmjob_runtime::Grants::default(),
+        deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),

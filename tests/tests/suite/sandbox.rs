@@ -44,6 +44,8 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         args: vec![],
         env: vec![],
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
+        grants: wasmjob_runtime::Grants::default(),
+        deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),

@@ -1,0 +1,64 @@
+//! Which classes of a queue a node takes jobs of: looked up now and then, and when somebody says that
+//! there is a new one.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::{sync::watch, time::interval};
+
+use crate::{
+    queue::{SetupError, classes, ensure_class, names},
+    wire::class,
+    worker::Worker,
+};
+
+/// How often a node looks for classes that nobody announced: other clients need not.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Classes of one queue at one node: each slot has a request for each at the server.
+const CLASSES_MAX: usize = 64;
+
+/// Keeps `known` up to date until the node ends.
+pub async fn keep(worker: Arc<Worker>, queue: String, lease: Duration, known: watch::Sender<BTreeSet<String>>) {
+    let mut ticks = interval(LOOK_EVERY);
+    // Without it the ticks are enough.
+    let mut said = worker.broker.client.subscribe(names::CLASSES).await.ok();
+    while !worker.draining.is_cancelled() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            heard = async { said.as_mut()?.next().await }, if said.is_some() => match heard {
+                Some(message) if message.payload == queue.as_bytes() => {}
+                Some(_) => continue,
+                None => said = None,
+            }
+        }
+        let before = known.borrow().clone();
+        match look(&worker, &queue, lease, &before).await {
+            Ok(now) => {
+                known.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+            }
+            Err(error) => tracing::debug!(%error, queue, "the classes of the queue are not known now"),
+        }
+    }
+}
+
+async fn look(
+    worker: &Worker,
+    queue: &str,
+    lease: Duration,
+    known: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, SetupError> {
+    let (jetstream, labels) = (&worker.broker.jetstream, worker.labels());
+    let mut now: BTreeSet<String> = known.iter().filter(|class| class::is_met(class, &labels)).cloned().collect();
+    for class in classes(jetstream, queue).await? {
+        if now.len() < CLASSES_MAX && !now.contains(&class) && class::is_met(&class, &labels) {
+            ensure_class(jetstream, queue, &class, lease).await?;
+            now.insert(class);
+        }
+    }
+    Ok(now)
+}
+
+/// What a node takes before it has looked.
+pub fn first() -> (watch::Sender<BTreeSet<String>>, watch::Receiver<BTreeSet<String>>) {
+    watch::channel([class::ANY.to_owned()].into())
+}
