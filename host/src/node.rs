@@ -12,11 +12,12 @@ use tokio::{
     time::{interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
+use wasmjob_runtime::{Compiler, Sandbox, SandboxConfig, SandboxError};
 
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
+    cli::COMPILE_WORKER,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     http::{self, HttpError, Readiness},
@@ -58,6 +59,9 @@ pub enum NodeError {
     /// No sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// Nothing to compile with.
+    #[error("it is not known which program this is, so that it could be started to compile: {0}")]
+    Program(#[source] io::Error),
     /// No metrics.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -253,6 +257,8 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
+        code_context: Vec::new(),
+        compiler: Compiler::this_program([COMPILE_WORKER]).map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
     })?;
     let dropped = metrics.log_bytes_dropped.clone();

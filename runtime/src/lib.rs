@@ -5,15 +5,24 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
-//! use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig};
+//! use wasmjob_runtime::{
+//!     Attempt, Blob, Compiler, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, Variant,
+//! };
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
-//! let dir = std::env::temp_dir();
-//! let sandbox = Sandbox::new(SandboxConfig { slots: 1, code_dir: None, code_bytes_max: 1 << 26, spill_dir: dir })?;
+//! let sandbox = Sandbox::new(SandboxConfig {
+//!     slots: 1,
+//!     code_dir: None,
+//!     code_bytes_max: 1 << 26,
+//!     code_context: vec![],
+//!     compiler: Compiler::InProcess,
+//!     spill_dir: std::env::temp_dir(),
+//! })?;
 //! let module = wat::parse_str(r#"(module (func (export "_start")) (memory (export "memory") 1))"#).unwrap();
 //! let bytes = Blob::from_bytes(module.into());
 //! let digest = bytes.digest();
-//! let (component, _compiled_in) = sandbox.prepare(digest, async { Ok(bytes) }).await.unwrap();
+//! let prepared = sandbox.prepare(digest, Variant::Fast, async { Ok(bytes) }).await;
+//! let (component, _compiled_in) = prepared.unwrap();
 //! let attempt = Attempt {
 //!     component,
 //!     job: "an-example".into(),
@@ -32,8 +41,8 @@
 //! # Ok::<(), wasmjob_runtime::SandboxError>(()) }).unwrap();
 //! ```
 //!
-//! Where things are: `sandbox` is the life of an attempt; `component` decides what may run,
-//! `adapt` lets plain modules in; `limits` lists every ceiling, `store` and `stdio` enforce them and
+//! Where things are: `sandbox` is the life of an attempt, `prepare` what comes before it; `component`
+//! decides what may run, `adapt` lets plain modules in, `compiler` has both done in another process; `limits` lists every ceiling, `store` and `stdio` enforce them and
 //! `ending` tells them apart afterwards; `capability` is what a guest can call; `blob` is
 //! content-addressed bytes.
 
@@ -42,11 +51,14 @@ mod artifacts;
 pub mod blob;
 mod capability;
 mod code_cache;
+mod compiler;
 mod component;
 mod ending;
 mod engine;
 pub mod limits;
 mod log;
+mod machine;
+mod prepare;
 mod report;
 mod sandbox;
 mod signals;
@@ -57,8 +69,9 @@ mod threads;
 pub use artifacts::{AccessError, Artifacts, NoArtifacts};
 pub use blob::{Blob, BlobError, BlobWriter, Digest, DigestError, GROUP_BYTES, READ_BYTES_MAX, Tree, TreeError};
 pub use code_cache::CacheCounts;
+pub use compiler::{CompileCaps, Compiler, compile_worker};
 pub use component::Prepared;
-pub use engine::WASMTIME_VERSION;
+pub use engine::{Variant, WASMTIME_VERSION};
 pub use limits::{Limit, Limits};
 pub use log::{LogSink, LogStream, NoLog};
 pub use report::{AttemptReport, Outcome, OutcomeKind, Progress, Usage, millis};

@@ -29,6 +29,9 @@ pub use exit::{CliError, Exit};
 
 use crate::config::{Config, FlagValue, Layers};
 
+/// The hidden subcommand that a node starts to compile a component.
+pub(crate) const COMPILE_WORKER: &str = "compile-worker";
+
 /// Runs WebAssembly jobs in a sandbox: here, or on a cluster of machines over NATS.
 #[derive(Parser)]
 #[command(name = "wasmjob", version, propagate_version = true, max_term_width = 100)]
@@ -109,6 +112,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Compile the component on standard input for a node
+    #[command(hide = true, disable_help_flag = true)]
+    CompileWorker {
+        /// What for, as JSON
+        request: String,
+    },
 }
 
 impl Global {
@@ -146,6 +155,12 @@ pub fn main() -> Exit {
     if let Command::ExecChild { args } = cli.command {
         return CliError::platform(crate::server::exec_child(args)).report(false);
     }
+    if let Command::CompileWorker { request } = cli.command {
+        return match wasmjob_runtime::compile_worker(&request) {
+            Ok(()) => Exit::Done,
+            Err(error) => CliError::platform(format!("the answer was not written: {error}")).report(false),
+        };
+    }
     crate::artifacts::install_tls_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -175,6 +190,6 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,
         Command::Config => config::config(&global),
-        Command::ExecChild { .. } => Ok(Exit::Done),
+        Command::ExecChild { .. } | Command::CompileWorker { .. } => Ok(Exit::Done),
     }
 }

@@ -16,12 +16,12 @@ use tokio::{
     time::timeout,
 };
 use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
-    SandboxConfig, Signals, millis,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Compiler, Digest, LogSink, LogStream, Outcome, Prepared,
+    Sandbox, SandboxConfig, Signals, Variant, millis,
 };
 
 use super::{
-    CliError, Exit, Global,
+    COMPILE_WORKER, CliError, Exit, Global,
     common::{JobArgs, as_file, read_component},
     local_artifacts::LocalArtifacts,
     render,
@@ -147,12 +147,14 @@ async fn make_attempt(
         slots: 1,
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
+        code_context: Vec::new(),
+        compiler: Compiler::this_program([COMPILE_WORKER]).map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");
     let prepared = tokio::select! {
-        prepared = sandbox.prepare(component.digest(), async { Ok(component) }) => prepared,
+        prepared = sandbox.prepare(component.digest(), Variant::Fast, async { Ok(component) }) => prepared,
         () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
     };
     bar.finish_and_clear();
