@@ -7,6 +7,7 @@
 pub mod artifacts;
 pub mod cancels;
 pub mod cli;
+mod compiler;
 pub mod config;
 pub mod connect;
 pub mod http;

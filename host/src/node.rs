@@ -12,12 +12,12 @@ use tokio::{
     time::{interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use wasmjob_runtime::{Compiler, Sandbox, SandboxConfig, SandboxError};
+use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
-    cli::COMPILE_WORKER,
+    compiler,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     http::{self, HttpError, Readiness},
@@ -258,7 +258,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
         code_context: Vec::new(),
-        compiler: Compiler::this_program([COMPILE_WORKER]).map_err(NodeError::Program)?,
+        compiler: compiler::of_own().map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
     })?;
     let dropped = metrics.log_bytes_dropped.clone();

@@ -29,9 +29,6 @@ pub use exit::{CliError, Exit};
 
 use crate::config::{Config, FlagValue, Layers};
 
-/// The hidden subcommand that a node starts to compile a component.
-pub(crate) const COMPILE_WORKER: &str = "compile-worker";
-
 /// Runs WebAssembly jobs in a sandbox: here, or on a cluster of machines over NATS.
 #[derive(Parser)]
 #[command(name = "wasmjob", version, propagate_version = true, max_term_width = 100)]

@@ -16,18 +16,18 @@ use tokio::{
     time::timeout,
 };
 use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Compiler, Digest, LogSink, LogStream, Outcome, Prepared,
-    Sandbox, SandboxConfig, Signals, Variant, millis,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
+    SandboxConfig, Signals, Variant, millis,
 };
 
 use super::{
-    COMPILE_WORKER, CliError, Exit, Global,
+    CliError, Exit, Global,
     common::{JobArgs, as_file, read_component},
     local_artifacts::LocalArtifacts,
     render,
 };
 use crate::{
-    lifecycle, private,
+    compiler, lifecycle, private,
     wire::{OutputValue, Report, new_job_id, timestamp},
 };
 
@@ -148,7 +148,7 @@ async fn make_attempt(
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
         code_context: Vec::new(),
-        compiler: Compiler::this_program([COMPILE_WORKER]).map_err(CliError::platform)?,
+        compiler: compiler::of_own().map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
     })
     .map_err(CliError::platform)?;

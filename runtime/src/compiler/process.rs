@@ -111,8 +111,8 @@ impl Job<'_> {
             Ok(())
         };
         let answer = async {
-            let max = self.caps.code_bytes + ANSWER_BYTES_MAX as u64;
-            let answer = read(stdout, max + 1).await?;
+            let max = self.caps.code_bytes.saturating_add(ANSWER_BYTES_MAX as u64);
+            let answer = read(stdout, max.saturating_add(1)).await?;
             match answer.len() as u64 > max {
                 true => Err(NotCompiled::Refused(Box::new(too_much_code(self.caps.code_bytes)))),
                 false => Ok(answer),
