@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod cancels;
 pub mod classes;
 pub mod cli;
+mod compiler;
 pub mod config;
 pub mod connect;
 pub mod grants;

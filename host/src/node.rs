@@ -18,6 +18,7 @@ use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
     classes,
+    compiler,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     grants::Offers,
@@ -60,6 +61,9 @@ pub enum NodeError {
     /// No sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// Nothing to compile with.
+    #[error("it is not known which program this is, so that it could be started to compile: {0}")]
+    Program(#[source] io::Error),
     /// No metrics.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -257,6 +261,8 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
+        code_context: Vec::new(),
+        compiler: compiler::of_own().map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
     })?;
     let dropped = metrics.log_bytes_dropped.clone();

@@ -1,7 +1,8 @@
 //! Admission: from bytes to a component that is ready to be instantiated.
 //!
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
-//! may be, and imports nothing that it was not granted.
+//! may be, and imports nothing that it was not granted. `admit` is all that reads the bytes of a
+//! stranger; a node has it done in another process (`compiler`). `load` and `link` see what came out.
 
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 use wasmtime::{
@@ -14,6 +15,7 @@ use crate::{
     adapt,
     blob::Digest,
     capability::{self, JobPre},
+    compiler::Code,
     grants::Grants,
     limits::{COMPONENT_BYTES_MAX, COMPONENT_DEPTH_MAX, Limit},
     report::Outcome,
@@ -23,6 +25,7 @@ use crate::{
 /// A component that is compiled and linked: an attempt only has to instantiate it.
 pub struct Prepared {
     digest: Digest,
+    engine: Engine,
     code_bytes: usize,
     imports: Vec<String>,
     pub(crate) entry: Entry,
@@ -44,6 +47,11 @@ impl Prepared {
         })
     }
 
+    /// The engine it was compiled for, the only one it can run in.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Bytes of machine code and data.
     pub fn code_bytes(&self) -> usize {
         self.code_bytes
@@ -58,10 +66,10 @@ pub(crate) enum Entry {
     Command(CommandPre<State>),
 }
 
-/// Validates and compiles `bytes`, adapting a plain module. Takes from milliseconds to many
-/// seconds; call it where that is allowed.
-/// Errors: an `invalid` or `compile` outcome.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Outcome>> {
+/// Validates and compiles `bytes`, adapting a plain module, to code that `load` takes. Takes from
+/// milliseconds to for ever, and as much memory; call it where that is allowed.
+/// Errors: an `invalid` or `limit` outcome.
+pub(crate) fn admit(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     if bytes.len() as u64 > COMPONENT_BYTES_MAX {
         return Err(Box::new(too_large(bytes.len() as u64)));
@@ -76,7 +84,17 @@ pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Ou
     };
     let component = adapted.as_deref().unwrap_or(bytes);
     check_before_compiling(component)?;
-    Component::from_binary(engine, component).map_err(|error| Box::new(not_compiled(&error)))
+    engine.precompile_component(component).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// Makes a component of its machine code.
+/// Errors: an `invalid` or `limit` outcome; also if the code is for another engine.
+#[allow(unsafe_code)]
+pub(crate) fn load(engine: &Engine, code: &Code) -> Result<Component, Box<Outcome>> {
+    // SAFETY: `Code` is what `admit` returned, in this process or one that is this program, and
+    // nobody could change since; wasmtime itself checks that it was made with this engine's settings.
+    let component = unsafe { Component::deserialize(engine, code.as_bytes()) };
+    component.map_err(|error| Box::new(not_compiled(&error)))
 }
 
 /// What a component says of itself before the first byte that makes no sense: the compiler says
@@ -210,7 +228,7 @@ pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component
     let entry = entry.map_err(|error| invalid(format!("the component's export has the wrong type: {error:#}")))?;
     let image = component.image_range();
     let code_bytes = image.end as usize - image.start as usize;
-    Ok(Prepared { digest, code_bytes, imports: imports(component), entry })
+    Ok(Prepared { digest, engine: component.engine().clone(), code_bytes, imports: imports(component), entry })
 }
 
 enum Kind {

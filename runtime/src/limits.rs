@@ -4,7 +4,7 @@
 //! the same for everybody and stand here as constants. `Limit` is what a report says when one of
 //! them ended an attempt.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,28 @@ pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB. Also types inside
 /// types of components and instances: validating them takes stack, and 1,000 took all there is.
 pub const COMPONENT_DEPTH_MAX: usize = 64;
+/// Memory that one compile can have. The 18 MB of a Python component take about 700 MB.
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// Processor time that one compile can have, in seconds. A Python component takes 12.
+pub const COMPILE_CPU_S_MAX: u64 = 60;
+/// Time that one compile can have, half as much again: for a machine that does other things as well.
+pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(90);
+/// Bytes of machine code of one component: twice the largest component, which is about what
+/// compiling makes of it. The node holds them twice for a moment.
+pub const COMPILE_CODE_BYTES_MAX: u64 = 2 * COMPONENT_BYTES_MAX;
+/// Threads of one compile. Each takes memory, and the functions of a component are of such different
+/// size that more find little to do.
+pub const COMPILE_THREADS_MAX: usize = 8;
+/// Stack of the thread that validates and compiles.
+pub const COMPILE_STACK_BYTES_MAX: u64 = 8 << 20;
+/// Components that are compiled at the same time, if there are as many cores: one that takes all the
+/// time it is given should not keep all others waiting.
+pub const COMPILES_MAX: usize = 2;
+/// How long it is remembered that a component could not be compiled: a queue full of jobs of one that
+/// exhausts the compiler costs one compile in this time.
+pub const COMPILE_REFUSED_FOR: Duration = Duration::from_secs(600);
+/// Components of which that is remembered.
+pub const COMPILE_REFUSALS_MAX: usize = 1_024;
 /// Bytes of arguments and environment together.
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one line of the log; longer lines are cut.

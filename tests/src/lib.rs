@@ -9,7 +9,7 @@ mod process;
 mod s3;
 
 pub use cluster::{Cluster, Node, Seen};
-pub use machine::{Machine, Said, Started};
+pub use machine::{Machine, Said, Started, binary};
 pub use nats::NatsServer;
-pub use process::{Process, until};
+pub use process::{Process, compilers, is_running, send, until};
 pub use s3::S3Server;

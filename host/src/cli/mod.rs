@@ -113,6 +113,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Compile the component on standard input for a node
+    #[command(hide = true, disable_help_flag = true)]
+    CompileWorker {
+        /// What for, as JSON
+        request: String,
+    },
 }
 
 impl Global {
@@ -150,6 +156,12 @@ pub fn main() -> Exit {
     if let Command::ExecChild { args } = cli.command {
         return CliError::platform(crate::server::exec_child(args)).report(false);
     }
+    if let Command::CompileWorker { request } = cli.command {
+        return match wasmjob_runtime::compile_worker(&request) {
+            Ok(()) => Exit::Done,
+            Err(error) => CliError::platform(format!("the answer was not written: {error}")).report(false),
+        };
+    }
     crate::artifacts::install_tls_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -180,6 +192,6 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Artifact(command) => artifact::artifact(&global, command).await,
         Command::Secret(command) => secret::secret(&global, command),
         Command::Config => config::config(&global),
-        Command::ExecChild { .. } => Ok(Exit::Done),
+        Command::ExecChild { .. } | Command::CompileWorker { .. } => Ok(Exit::Done),
     }
 }

@@ -5,6 +5,7 @@ mod artifact_cache;
 mod artifacts;
 mod bad_input;
 mod commands;
+mod compile;
 mod faults;
 mod layers;
 mod nodes;

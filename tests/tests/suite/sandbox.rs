@@ -6,8 +6,8 @@ use std::{
 };
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind, Sandbox,
-    SandboxConfig,
+    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
+    Outcome, OutcomeKind, Sandbox, SandboxConfig, Variant,
 };
 
 fn sandbox() -> Sandbox {
@@ -19,9 +19,20 @@ fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
         slots: 2,
         code_dir: code_dir.map(Into::into),
         code_bytes_max: 64 << 20,
+        code_context: vec![],
+        compiler: compiler(),
         spill_dir: std::env::temp_dir(),
     })
     .unwrap()
+}
+
+/// As a node has it: another process.
+fn compiler() -> Compiler {
+    Compiler::Process {
+        program: wasmjob_tests::binary(),
+        args: vec!["compile-worker".into()],
+        caps: CompileCaps::default(),
+    }
 }
 
 /// A folder that only we can get at, as compiled code wants it.
@@ -35,7 +46,7 @@ fn wat(text: &str) -> Blob {
 }
 
 async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outcome>> {
-    let (component, _) = sandbox.prepare(component.digest(), async { Ok(component) }).await?;
+    let (component, _) = sandbox.prepare(component.digest(), Variant::Fast, async { Ok(component) }).await?;
     Ok(Attempt {
         component,
         job: "01arz3ndektsv4rrffq69g5fav".into(),
@@ -339,7 +350,7 @@ async fn a_component_is_compiled_once_and_a_warm_start_compiles_nothing() {
     assert_eq!((cold.cache_counts().compiled, cold.cache_counts().disk_hits), (1, 0));
     let warm = sandbox_in(Some(dir.path()));
     let never = async { panic!("the bytes are not needed") };
-    warm.prepare(component.digest(), never).await.unwrap();
+    warm.prepare(component.digest(), Variant::Fast, never).await.unwrap();
     assert_eq!((warm.cache_counts().compiled, warm.cache_counts().disk_hits), (0, 1));
 }
 
@@ -657,6 +668,8 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
             slots: 1,
             code_dir: Some(code_dir.into()),
             code_bytes_max: 1 << 20,
+            code_context: vec![],
+            compiler: Compiler::InProcess,
             spill_dir: std::env::temp_dir(),
         };
         let error = Sandbox::new(config)
