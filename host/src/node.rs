@@ -254,6 +254,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
         spill_dir: folder("tmp")?,
+        trusted_keys: config.trusted_keys.clone(),
     })?;
     let dropped = metrics.log_bytes_dropped.clone();
     metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));

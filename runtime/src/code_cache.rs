@@ -57,7 +57,8 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    pub(crate) fn new(engine: &Engine, dir: Option<PathBuf>, bytes_max: usize) -> io::Result<Self> {
+    /// `extra` is what else decides whether code may be used that is on disk already.
+    pub(crate) fn new(engine: &Engine, dir: Option<PathBuf>, bytes_max: usize, extra: &[u8]) -> io::Result<Self> {
         if let Some(dir) = &dir {
             create_private_dir(dir)?;
             check_private_dir(dir)?;
@@ -66,7 +67,7 @@ impl CodeCache {
             cells: Mutex::new(LruCache::new(COMPONENTS_MAX)),
             bytes_max,
             dir,
-            environment: environment(engine),
+            environment: environment(engine, extra),
             hits: AtomicU64::new(0),
             disk_hits: AtomicU64::new(0),
             compiled: AtomicU64::new(0),
@@ -133,11 +134,12 @@ fn bytes(cell: &Cell) -> usize {
 }
 
 /// Everything compiled code depends on besides the component: wasmtime's exact version, its
-/// settings, the target and the processor's features.
-fn environment(engine: &Engine) -> blake3::Hash {
+/// settings, the target, the processor's features and `extra`.
+fn environment(engine: &Engine, extra: &[u8]) -> blake3::Hash {
     let mut settings = Settings(blake3::Hasher::new());
     engine.precompile_compatibility_hash().hash(&mut settings);
     settings.0.update(WASMTIME_VERSION.as_bytes());
+    settings.0.update(blake3::hash(extra).as_bytes());
     settings.0.finalize()
 }
 

@@ -3,6 +3,8 @@
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
 //! may be, and imports nothing that it was not granted.
 
+use std::borrow::Cow;
+
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 use wasmtime::{
     Engine,
@@ -13,7 +15,8 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::{
     adapt,
     blob::Digest,
-    capability::{self, JobPre},
+    capability::JobPre,
+    imports::{Need, grant_for},
     limits::{COMPONENT_BYTES_MAX, COMPONENT_DEPTH_MAX, Limit},
     report::Outcome,
     store::State,
@@ -50,34 +53,39 @@ pub(crate) enum Entry {
 /// seconds; call it where that is allowed.
 /// Errors: an `invalid` or `compile` outcome.
 pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Outcome>> {
+    let component = as_component(bytes)?;
+    check_before_compiling(&component)?;
+    Component::from_binary(engine, &component).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// The component that `bytes` are, or that the plain module in them becomes.
+/// Errors: an `invalid` or `compile` outcome.
+pub(crate) fn as_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     if bytes.len() as u64 > COMPONENT_BYTES_MAX {
         return Err(Box::new(too_large(bytes.len() as u64)));
     }
-    let adapted = match kind(bytes) {
-        Some(Kind::Component) => None,
+    match kind(bytes) {
+        Some(Kind::Component) => Ok(bytes.into()),
         Some(Kind::Module) => {
             adapt::component_types(bytes).try_for_each(|component| refuse_deep(outline(component).depth_max))?;
-            Some(adapt::adapt(bytes).map_err(invalid)?)
+            Ok(adapt::adapt(bytes).map_err(invalid)?.into())
         }
-        None => return Err(invalid(not_wasm(bytes))),
-    };
-    let component = adapted.as_deref().unwrap_or(bytes);
-    check_before_compiling(component)?;
-    Component::from_binary(engine, component).map_err(|error| Box::new(not_compiled(&error)))
+        None => Err(invalid(not_wasm(bytes))),
+    }
 }
 
 /// What a component says of itself before the first byte that makes no sense: the compiler says
 /// what is wrong there.
 #[derive(Default)]
-struct Outline {
+pub(crate) struct Outline {
     /// Interfaces and functions it imports.
-    imports: Vec<String>,
+    pub(crate) imports: Vec<String>,
     /// How deep components, or types of components and instances, are nested in it.
-    depth_max: usize,
+    pub(crate) depth_max: usize,
 }
 
-fn outline(component: &[u8]) -> Outline {
+pub(crate) fn outline(component: &[u8]) -> Outline {
     let (mut outline, mut depth) = (Outline::default(), 0_usize);
     for payload in Parser::new(0).parse_all(component).map_while(Result::ok) {
         match payload {
@@ -146,7 +154,7 @@ fn skip_or_open_type(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Option
     reader.read::<ComponentType<'_>>().map(|_| None)
 }
 
-fn refuse_deep(depth: usize) -> Result<(), Outcome> {
+pub(crate) fn refuse_deep(depth: usize) -> Result<(), Outcome> {
     if depth <= COMPONENT_DEPTH_MAX {
         return Ok(());
     }
@@ -187,7 +195,7 @@ pub(crate) fn too_large(size: u64) -> Outcome {
 pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component) -> Result<Prepared, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     refuse_foreign(imports(component)).map_err(invalid)?;
-    let export = find_entry(component).map_err(invalid)?;
+    let export = find_entry(exports(component)).map_err(invalid)?;
     let linked = linker
         .instantiate_pre(component)
         .map_err(|error| invalid(format!("the component does not fit this host: {error:#}")))?;
@@ -200,12 +208,13 @@ pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component
     Ok(Prepared { digest, code_bytes: image.end as usize - image.start as usize, entry })
 }
 
-enum Kind {
+#[derive(PartialEq, Eq)]
+pub(crate) enum Kind {
     Module,
     Component,
 }
 
-fn kind(bytes: &[u8]) -> Option<Kind> {
+pub(crate) fn kind(bytes: &[u8]) -> Option<Kind> {
     match bytes.get(..8)? {
         [0, b'a', b's', b'm', 1, 0, 0, 0] => Some(Kind::Module),
         [0, b'a', b's', b'm', _, _, 1, 0] => Some(Kind::Component),
@@ -224,10 +233,6 @@ fn not_wasm(bytes: &[u8]) -> String {
     }
 }
 
-/// Interfaces of WASI 0.2 that are always linked, because the standard library of every language
-/// imports them; without a grant they have no files and refuse every socket.
-const WASI: [&str; 6] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
-
 fn imports(component: &Component) -> Vec<String> {
     component
         .component_type()
@@ -239,7 +244,7 @@ fn imports(component: &Component) -> Vec<String> {
         .collect()
 }
 
-fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
+pub(crate) fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
     imports.retain(|name| !is_granted(name));
     match imports.first() {
         None => Ok(()),
@@ -248,9 +253,7 @@ fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
 }
 
 fn is_granted(import: &str) -> bool {
-    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    let wasi = WASI.iter().any(|package| interface.starts_with(package)) && version.starts_with("0.2.");
-    wasi || capability::ALWAYS.contains(&interface)
+    matches!(grant_for(import), Need::Nothing | Need::EmptyWithout(_))
 }
 
 /// Names that a message lists before it only counts them.
@@ -266,8 +269,10 @@ fn quoted(names: &[String]) -> String {
 
 /// What the author can do about an import that is refused: the flag that would grant it.
 fn way_out(import: &str) -> String {
+    if let Some(flag) = grant_for(import).flag() {
+        return format!("`{flag}` is what grants it");
+    }
     match import.split_once('/').map_or(import, |(package, _)| package) {
-        "wasi:http" => "`--grant http=HOST` is what grants it, but this version has no HTTP yet".into(),
         package if package.starts_with("wasi:") => {
             format!(
                 "this host has WASI 0.2 (cli, io, clocks, random, filesystem, sockets) and no `{package}`, so no --grant gives it"
@@ -277,19 +282,43 @@ fn way_out(import: &str) -> String {
     }
 }
 
-enum Export {
+/// What is called of a component.
+pub(crate) enum Export {
     Run,
     Command,
 }
 
-fn find_entry(component: &Component) -> Result<Export, String> {
+/// What an export is, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exported {
+    Func,
+    Instance,
+    Other,
+}
+
+fn exports(component: &Component) -> Vec<(String, Exported)> {
+    let exports = component.component_type();
+    let exports = exports.exports(component.engine()).map(|(name, item)| {
+        let exported = match item.ty {
+            ComponentItem::ComponentFunc(_) => Exported::Func,
+            ComponentItem::ComponentInstance(_) => Exported::Instance,
+            _ => Exported::Other,
+        };
+        (name.to_owned(), exported)
+    });
+    exports.collect()
+}
+
+/// What is called of a component with these exports.
+/// Errors: why nothing is.
+pub(crate) fn find_entry(exports: impl IntoIterator<Item = (String, Exported)>) -> Result<Export, String> {
     let mut names = Vec::new();
     let mut command = false;
-    for (name, item) in component.component_type().exports(component.engine()) {
-        match item.ty {
-            ComponentItem::ComponentFunc(_) if name == "run" => return Ok(Export::Run),
-            ComponentItem::ComponentInstance(_) if name.starts_with("wasi:cli/run@0.2.") => command = true,
-            _ => names.push(name.to_owned()),
+    for (name, exported) in exports {
+        match exported {
+            Exported::Func if name == "run" => return Ok(Export::Run),
+            Exported::Instance if name.starts_with("wasi:cli/run@0.2.") => command = true,
+            _ => names.push(name),
         }
     }
     match (command, names.is_empty()) {

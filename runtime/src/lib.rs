@@ -5,11 +5,18 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
-//! use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig};
+//! use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, TrustedKeys};
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! let dir = std::env::temp_dir();
-//! let sandbox = Sandbox::new(SandboxConfig { slots: 1, code_dir: None, code_bytes_max: 1 << 26, spill_dir: dir })?;
+//! let config = SandboxConfig {
+//!     slots: 1,
+//!     code_dir: None,
+//!     code_bytes_max: 1 << 26,
+//!     spill_dir: dir,
+//!     trusted_keys: TrustedKeys::default(),
+//! };
+//! let sandbox = Sandbox::new(config)?;
 //! let module = wat::parse_str(r#"(module (func (export "_start")) (memory (export "memory") 1))"#).unwrap();
 //! let bytes = Blob::from_bytes(module.into());
 //! let digest = bytes.digest();
@@ -33,7 +40,7 @@
 //! ```
 //!
 //! Where things are: `sandbox` is the life of an attempt; `component` decides what may run,
-//! `adapt` lets plain modules in; `limits` lists every ceiling, `store` and `stdio` enforce them and
+//! `adapt` lets plain modules in, `signature` says who stands behind one, `inspect` tells what is in it; `limits` lists every ceiling, `store` and `stdio` enforce them and
 //! `ending` tells them apart afterwards; `capability` is what a guest can call; `blob` is
 //! content-addressed bytes.
 
@@ -45,11 +52,14 @@ mod code_cache;
 mod component;
 mod ending;
 mod engine;
+mod imports;
+mod inspect;
 pub mod limits;
 mod log;
 mod report;
 mod sandbox;
 mod signals;
+mod signature;
 mod stdio;
 mod store;
 mod threads;
@@ -59,8 +69,13 @@ pub use blob::{Blob, BlobError, BlobWriter, Digest, DigestError, GROUP_BYTES, RE
 pub use code_cache::CacheCounts;
 pub use component::Prepared;
 pub use engine::WASMTIME_VERSION;
+pub use imports::{Need, grant_for};
+pub use inspect::{CoreFacts, Export, Import, Inspection, JobKind, Memory, Producer, SignedBy, inspect};
 pub use limits::{Limit, Limits};
 pub use log::{LogSink, LogStream, NoLog};
 pub use report::{AttemptReport, Outcome, OutcomeKind, Progress, Usage, millis};
 pub use sandbox::{Attempt, Running, Sandbox, SandboxConfig, SandboxError};
 pub use signals::Signals;
+pub use signature::{
+    KeyError, PrivateKey, PublicKey, SignatureError, TrustedKeys, Untrusted, UntrustedReason, sign, signatures,
+};

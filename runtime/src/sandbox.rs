@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -28,6 +29,7 @@ use crate::{
     log::LogSink,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
+    signature::TrustedKeys,
     store::State,
     threads::Threads,
 };
@@ -50,6 +52,8 @@ pub struct SandboxConfig {
     pub code_bytes_max: usize,
     /// Where outputs go that are too large for memory; nothing there outlives its attempt.
     pub spill_dir: PathBuf,
+    /// Who must have signed a component; nobody by default.
+    pub trusted_keys: TrustedKeys,
 }
 
 /// Runs attempts. Cheap to share behind an `Arc`.
@@ -60,6 +64,7 @@ pub struct Sandbox {
     compiling: Arc<Semaphore>,
     threads: Threads,
     scratch: Scratch,
+    trusted: Arc<TrustedKeys>,
 }
 
 /// Why there is no sandbox.
@@ -146,10 +151,12 @@ impl Sandbox {
             move |source| SandboxError::Setup { path, source }
         };
         let code_dir = config.code_dir.clone().unwrap_or_default();
-        let cache = CodeCache::new(&engine, config.code_dir, config.code_bytes_max).map_err(at(&code_dir))?;
+        let keys = config.trusted_keys.to_environment();
+        let cache = CodeCache::new(&engine, config.code_dir, config.code_bytes_max, &keys).map_err(at(&code_dir))?;
         let threads = Threads::start(slots as usize).map_err(at(&config.spill_dir))?;
         let scratch = Scratch(config.spill_dir.into());
-        Ok(Sandbox { engine, linker, cache, compiling: Arc::new(Semaphore::new(COMPILES_MAX)), threads, scratch })
+        let (compiling, trusted) = (Arc::new(Semaphore::new(COMPILES_MAX)), Arc::new(config.trusted_keys));
+        Ok(Sandbox { engine, linker, cache, compiling, threads, scratch, trusted })
     }
 
     /// The component `digest` ready to run, and how long it took to compile: nothing if it was
@@ -188,6 +195,7 @@ impl Sandbox {
         let bytes = bytes
             .to_bytes(COMPONENT_BYTES_MAX)
             .map_err(|error| Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true)))?;
+        self.check_signature(digest, &bytes).await?;
         let turn = self.compiling.clone().acquire_owned().await;
         let engine = self.engine.clone();
         let started = Instant::now();
@@ -206,6 +214,18 @@ impl Sandbox {
         let prepared = component::link(&self.linker, digest, &component)?;
         self.cache.save(digest, &component);
         Ok(Arc::new(prepared))
+    }
+
+    /// Refuses what no trusted key signed, before anything else looks into the bytes.
+    async fn check_signature(&self, digest: Digest, bytes: &Bytes) -> Result<(), Box<Outcome>> {
+        if self.trusted.is_empty() {
+            return Ok(());
+        }
+        let (trusted, bytes) = (self.trusted.clone(), bytes.clone());
+        match spawn_blocking(move || trusted.check(digest, &bytes)).await {
+            Ok(checked) => checked.map_err(|untrusted| Box::new(Outcome::invalid(untrusted.to_string()))),
+            Err(panic) => Err(Box::new(Outcome::ended(OutcomeKind::Error, format!("{digest}: {panic}"), true))),
+        }
     }
 
     /// Starts an attempt on the next free guest thread.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
-    SandboxConfig, Signals, millis,
+    SandboxConfig, Signals, TrustedKeys, millis,
 };
 
 use super::{
@@ -77,7 +77,8 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         log: Arc::new(log),
         signals: signals.clone(),
     };
-    let ended = make_attempt(&scratch, component, &signals, attempt).await?;
+    let trusted_keys = config.trusted_keys.clone();
+    let ended = make_attempt(&scratch, trusted_keys, component, &signals, attempt).await?;
     // Only so long: stderr may be a pipe that nobody reads.
     let _ = timeout(LAST_LINES, written).await;
     let output = ended.output.clone();
@@ -137,6 +138,7 @@ async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, 
 /// Compiles the component and runs it once.
 async fn make_attempt(
     scratch: &Path,
+    trusted_keys: TrustedKeys,
     component: Blob,
     signals: &Signals,
     attempt: impl FnOnce(Arc<Prepared>) -> Attempt,
@@ -148,6 +150,7 @@ async fn make_attempt(
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
         spill_dir: scratch.to_owned(),
+        trusted_keys,
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");

@@ -21,7 +21,7 @@ use std::{
 
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
-use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig};
+use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys};
 use wit_component::ComponentEncoder;
 
 mod raw;
@@ -40,9 +40,14 @@ struct Case {
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let sandbox =
-        Sandbox::new(SandboxConfig { slots: 1, code_dir: None, code_bytes_max: 64 << 20, spill_dir: env::temp_dir() })
-            .unwrap();
+    let sandbox = Sandbox::new(SandboxConfig {
+        slots: 1,
+        code_dir: None,
+        code_bytes_max: 64 << 20,
+        spill_dir: env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
+    })
+    .unwrap();
     let mut criterion = Criterion::default().configure_from_args();
     let cases = cases();
     let sides: Vec<(&Case, Arc<Prepared>, raw::Guest)> = cases

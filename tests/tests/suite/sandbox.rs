@@ -7,7 +7,7 @@ use std::{
 
 use wasmjob_runtime::{
     Attempt, AttemptReport, Blob, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind, Sandbox,
-    SandboxConfig,
+    SandboxConfig, TrustedKeys,
 };
 
 fn sandbox() -> Sandbox {
@@ -20,6 +20,7 @@ fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
         code_dir: code_dir.map(Into::into),
         code_bytes_max: 64 << 20,
         spill_dir: std::env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
     })
     .unwrap()
 }
@@ -656,6 +657,7 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
             code_dir: Some(code_dir.into()),
             code_bytes_max: 1 << 20,
             spill_dir: std::env::temp_dir(),
+            trusted_keys: TrustedKeys::default(),
         };
         let error = Sandbox::new(config)
             .err()
