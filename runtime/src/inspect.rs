@@ -156,8 +156,8 @@ impl Inspection {
         let invalid = |message: String| Box::new(Outcome::invalid(message));
         let is_module = component::kind(bytes) == Some(component::Kind::Module);
         self.kind = is_module.then_some(JobKind::Module);
-        let component = component::as_component(bytes)?;
         self.count(bytes);
+        let component = component::as_component(bytes)?;
         let outline = component::outline(&component);
         self.imports = outline.imports.iter().map(|name| import(name)).collect();
         component::refuse_deep(outline.depth_max)?;

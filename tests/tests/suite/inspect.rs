@@ -45,14 +45,23 @@ fn the_kinds_of_job_are_told_apart_without_a_cluster() {
 fn what_a_component_of_the_sdk_says_of_itself_is_shown() {
     let machine = Machine::new();
     let said = machine.wasmjob(&["inspect", &guest::example("hello")]).succeeded();
-    for part in
-        ["job: it exports `run`", "wit-bindgen-rust", "3 modules", "memory", "pages", "wasmjob:job/context@0.1.0", "signature"]
-    {
+    for part in [
+        "job: it exports `run`",
+        "wit-bindgen-rust",
+        "3 modules",
+        "memory",
+        "pages",
+        "wasmjob:job/context@0.1.0",
+        "signature",
+    ] {
         assert!(said.text().contains(part), "{part}: {}", said.text());
     }
     let found = inspected(&machine, &guest::example("hello"));
     assert!(found["exports"].as_array().unwrap().contains(&json!({ "name": "run", "kind": "func" })), "{found}");
-    assert!(found["producers"].as_array().unwrap().iter().any(|producer| producer["name"] == "wit-bindgen-rust"), "{found}");
+    assert!(
+        found["producers"].as_array().unwrap().iter().any(|producer| producer["name"] == "wit-bindgen-rust"),
+        "{found}"
+    );
     assert!(found["core"]["memories"][0]["pages_min"].as_u64().unwrap() > 0, "{found}");
 }
 
