@@ -17,8 +17,7 @@ use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
-    classes,
-    compiler,
+    classes, compiler,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     grants::Offers,
@@ -264,6 +263,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         code_context: Vec::new(),
         compiler: compiler::of_own().map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
+        trusted_keys: config.trusted_keys.clone(),
     })?;
     let dropped = metrics.log_bytes_dropped.clone();
     metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));

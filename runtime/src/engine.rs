@@ -21,6 +21,14 @@ pub enum Variant {
     Deterministic,
 }
 
+impl Variant {
+    /// The variant of a job.
+    #[must_use]
+    pub fn of(deterministic: bool) -> Self {
+        if deterministic { Variant::Deterministic } else { Variant::Fast }
+    }
+}
+
 /// Makes the engine for `slots` attempts at a time.
 ///
 /// Instances come from a pool, which makes a start twice as fast; where the address space for the
@@ -60,20 +68,29 @@ fn config(variant: Variant) -> wasmtime::Result<Config> {
         .concurrency_support(false)
         // Code that a faulty patch release compiled must not outlive it.
         .module_version(ModuleVersionStrategy::Custom(format!("wasmtime {WASMTIME_VERSION}")))?;
-    // What is left out is left out because most of wasmtime's own security fixes are about it and
-    // no job needs it.
-    for unwanted in [
-        WasmFeatures::THREADS,
-        WasmFeatures::MEMORY64,
-        WasmFeatures::MULTI_MEMORY,
-        WasmFeatures::RELAXED_SIMD,
-        WasmFeatures::EXCEPTIONS,
-        WasmFeatures::FUNCTION_REFERENCES,
-        WasmFeatures::GC,
-    ] {
+    for unwanted in UNWANTED {
         config.wasm_features(unwanted, false);
     }
     Ok(config)
+}
+
+/// What is left out is left out because most of wasmtime's own security fixes are about it and no
+/// job needs it.
+const UNWANTED: [WasmFeatures; 7] = [
+    WasmFeatures::THREADS,
+    WasmFeatures::MEMORY64,
+    WasmFeatures::MULTI_MEMORY,
+    WasmFeatures::RELAXED_SIMD,
+    WasmFeatures::EXCEPTIONS,
+    WasmFeatures::FUNCTION_REFERENCES,
+    WasmFeatures::GC,
+];
+
+/// What guests get, for looking at a component without an engine: wasmtime's own choice, less what
+/// is not wanted here and what wasmtime is built without. Tests hold the two together.
+pub(crate) fn features() -> WasmFeatures {
+    let unwanted = UNWANTED.into_iter().fold(WasmFeatures::GC_TYPES, |all, one| all | one);
+    (WasmFeatures::WASM3 | WasmFeatures::COMPONENT_MODEL) - unwanted
 }
 
 /// A pool that fits what `slots` attempts may have at most, all of which is address space only

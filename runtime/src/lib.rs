@@ -6,7 +6,7 @@
 //! ```
 //! use std::{sync::Arc, time::Duration};
 //! use wasmjob_runtime::{
-//!     Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, Variant,
+//!     Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, TrustedKeys, Variant,
 //! };
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -17,6 +17,7 @@
 //!     code_context: vec![],
 //!     compiler: Compiler::InProcess,
 //!     spill_dir: std::env::temp_dir(),
+//!     trusted_keys: TrustedKeys::default(),
 //! })?;
 //! let module = wat::parse_str(r#"(module (func (export "_start")) (memory (export "memory") 1))"#).unwrap();
 //! let bytes = Blob::from_bytes(module.into());
@@ -44,10 +45,11 @@
 //! ```
 //!
 //! Where things are: `sandbox` is the life of an attempt, `prepare` what comes before it; `component`
-//! decides what may run, `adapt` lets plain modules in, `compiler` has both done in another process;
-//! `limits` lists every ceiling, `meter`, `store` and `stdio` enforce them and `ending` tells them apart
-//! afterwards; `grants` is what an attempt may reach and `capability` what a guest can call; `clock` and
-//! `random` are what differs for deterministic jobs; `blob` is
+//! decides what may run, `imports` what each import needs, `adapt` lets plain modules in, `compiler` has
+//! that done in another process; `signature` says who stands behind a component, `inspect` tells what
+//! is in it; `limits` lists every ceiling, `meter`, `store` and `stdio` enforce them and `ending` tells
+//! them apart afterwards; `grants` is what an attempt may reach and `capability` what a guest can call;
+//! `clock` and `random` are what differs for deterministic jobs; `blob` is
 //! content-addressed bytes.
 
 mod adapt;
@@ -61,6 +63,8 @@ mod component;
 mod ending;
 mod engine;
 pub mod grants;
+mod imports;
+mod inspect;
 pub mod limits;
 mod log;
 mod machine;
@@ -70,6 +74,7 @@ mod random;
 mod report;
 mod sandbox;
 mod signals;
+mod signature;
 mod stdio;
 mod store;
 mod threads;
@@ -81,8 +86,13 @@ pub use compiler::{CompileCaps, Compiler, compile_worker};
 pub use component::Prepared;
 pub use engine::{Variant, WASMTIME_VERSION};
 pub use grants::Grants;
+pub use imports::{Need, grant_for};
+pub use inspect::{CoreFacts, Export, Import, Inspection, JobKind, Memory, Producer, SignedBy, inspect};
 pub use limits::{Limit, Limits};
 pub use log::{LogSink, LogStream, NoLog};
 pub use report::{AttemptReport, Outcome, OutcomeKind, Progress, Usage, millis};
 pub use sandbox::{Attempt, Running, Sandbox, SandboxConfig, SandboxError};
 pub use signals::Signals;
+pub use signature::{
+    KeyError, PrivateKey, PublicKey, SignatureError, TrustedKeys, Untrusted, UntrustedReason, sign, signatures,
+};

@@ -106,6 +106,7 @@ impl Sandbox {
                 if component.size() > COMPONENT_BYTES_MAX {
                     return Err(Box::new(component::too_large(component.size())));
                 }
+                self.check_signature(key.digest, &component).await?;
                 let turn = self.compiling.clone().acquire_owned().await;
                 let turn = turn.map_err(|_| Box::new(failed("the sandbox is closed")))?;
                 self.cache.compiled.fetch_add(1, Ordering::Relaxed);

@@ -19,7 +19,7 @@ use wasmtime::{CallHook, Engine, Store, StoreContextMut};
 
 use crate::{
     artifacts::Artifacts,
-    blob::{Blob, BlobWriter},
+    blob::{Blob, BlobWriter, Digest},
     capability::Output,
     code_cache::{CacheCounts, CodeCache},
     compiler::Compiler,
@@ -27,12 +27,13 @@ use crate::{
     ending::{self, Ending},
     engine::Variant,
     grants::Grants,
-    limits::{self, COMPILES_MAX, Limit, Limits, YIELD_FUEL},
+    limits::{self, COMPILES_MAX, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
     log::LogSink,
     machine::Machine,
     meter::LimitReached,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
+    signature::TrustedKeys,
     store::State,
     threads::Threads,
 };
@@ -58,6 +59,8 @@ pub struct SandboxConfig {
     pub compiler: Compiler,
     /// Where outputs go that are too large for memory; nothing there outlives its attempt.
     pub spill_dir: PathBuf,
+    /// Who must have signed a component; nobody by default.
+    pub trusted_keys: TrustedKeys,
 }
 
 /// Runs attempts. Cheap to share behind an `Arc`.
@@ -73,6 +76,7 @@ pub struct Sandbox {
     pub(crate) compiling: Arc<Semaphore>,
     threads: Threads,
     scratch: Scratch,
+    trusted: Arc<TrustedKeys>,
 }
 
 /// Why there is no sandbox.
@@ -153,7 +157,9 @@ impl Sandbox {
     /// Makes a sandbox and starts its threads.
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
-        let fast = Machine::new(slots, Variant::Fast, config.code_dir.as_deref(), &config.code_context)?;
+        // Code that was kept when others were trusted is not found.
+        let context = [config.code_context, config.trusted_keys.to_environment()].concat();
+        let fast = Machine::new(slots, Variant::Fast, config.code_dir.as_deref(), &context)?;
         let no_threads = |source| SandboxError::Setup { path: config.spill_dir.clone(), source };
         let threads = Threads::start(slots as usize).map_err(no_threads)?;
         let compiles = thread::available_parallelism().map_or(1, usize::from).min(COMPILES_MAX);
@@ -162,12 +168,13 @@ impl Sandbox {
             deterministic: OnceCell::new(),
             slots,
             code_dir: config.code_dir,
-            code_context: config.code_context,
+            code_context: context,
             cache: CodeCache::new(config.code_bytes_max),
             compiler: config.compiler,
             compiling: Arc::new(Semaphore::new(compiles)),
             threads,
             scratch: Scratch(config.spill_dir.into()),
+            trusted: Arc::new(config.trusted_keys),
         })
     }
 
@@ -184,6 +191,22 @@ impl Sandbox {
         };
         let made = self.deterministic.get_or_try_init(make).await;
         made.cloned().map_err(|reason| Box::new(Outcome::ended(OutcomeKind::Error, reason, true)))
+    }
+
+    /// Refuses what no trusted key signed, before anything else looks into the bytes.
+    pub(crate) async fn check_signature(&self, digest: Digest, component: &Blob) -> Result<(), Box<Outcome>> {
+        if self.trusted.is_empty() {
+            return Ok(());
+        }
+        let (trusted, component) = (self.trusted.clone(), component.clone());
+        let check = move || match component.to_bytes(COMPONENT_BYTES_MAX) {
+            Ok(bytes) => trusted.check(digest, &bytes).map_err(|untrusted| Outcome::invalid(untrusted.to_string())),
+            Err(error) => Err(Outcome::ended(OutcomeKind::Error, error.to_string(), true)),
+        };
+        match spawn_blocking(check).await {
+            Ok(checked) => checked.map_err(Box::new),
+            Err(panic) => Err(Box::new(Outcome::ended(OutcomeKind::Error, format!("{digest}: {panic}"), true))),
+        }
     }
 
     /// Starts an attempt on the next free guest thread.

@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use wasmjob_runtime::{Blob, BlobWriter, Digest, Limits, limits::COMPONENT_BYTES_MAX};
 
-use super::{CliError, Global, render};
+use super::{CliError, Global, render, sign};
 use crate::{
     artifacts::{self, ArtifactError, ArtifactStore},
     config::Config,
@@ -195,6 +195,7 @@ impl Cluster {
     pub(crate) async fn component(&self, component: &str) -> Result<Digest, CliError> {
         if let Some(path) = as_file(component)? {
             let blob = read_component(path)?;
+            sign::check(&self.config, &blob)?;
             upload(&*self.artifacts().await?, &blob, &format!("uploading {component}")).await?;
             return Ok(blob.digest());
         }

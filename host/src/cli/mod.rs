@@ -8,6 +8,8 @@ mod common;
 mod config;
 mod exit;
 mod get;
+mod inspect;
+mod key;
 mod local_artifacts;
 mod logs;
 mod node;
@@ -17,6 +19,7 @@ mod push;
 mod render;
 mod run;
 mod secret;
+mod sign;
 mod status;
 mod submit;
 mod up;
@@ -82,6 +85,13 @@ enum Command {
     Node(node::NodeArgs),
     /// Store a component and print its digest
     Push(push::PushArgs),
+    /// Show what is in a component, what it needs and who signed it
+    Inspect(inspect::InspectArgs),
+    /// Make and show keys for signing components
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Sign a component
+    Sign(sign::SignArgs),
     /// Submit a job and print its id
     Submit(submit::SubmitArgs),
     /// Show a job
@@ -181,6 +191,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Up(args) => up::up(&global, args).await,
         Command::Node(args) => node::node(&global, args).await,
         Command::Push(args) => push::push(&global, args).await,
+        Command::Inspect(args) => inspect::inspect(&global, args).await,
+        Command::Key(command) => key::key(&global, command),
+        Command::Sign(args) => sign::sign(&global, args),
         Command::Submit(args) => submit::submit(&global, args).await,
         Command::Get(args) => get::get(&global, args).await,
         Command::Result(args) => get::result(&global, args).await,

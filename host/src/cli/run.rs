@@ -17,7 +17,7 @@ use tokio::{
 };
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
-    SandboxConfig, Signals, Variant, millis,
+    SandboxConfig, Signals, TrustedKeys, Variant, millis,
 };
 
 use super::{
@@ -85,8 +85,8 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         log: Arc::new(log),
         signals: signals.clone(),
     };
-    let variant = Variant::of(args.job.is_deterministic());
-    let ended = make_attempt(&scratch, component, variant, &signals, attempt).await?;
+    let (variant, trusted_keys) = (Variant::of(args.job.is_deterministic()), config.trusted_keys.clone());
+    let ended = make_attempt(&scratch, trusted_keys, component, variant, &signals, attempt).await?;
     // Only so long: stderr may be a pipe that nobody reads.
     let _ = timeout(LAST_LINES, written).await;
     let output = ended.output.clone();
@@ -146,6 +146,7 @@ async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, 
 /// Compiles the component and runs it once.
 async fn make_attempt(
     scratch: &Path,
+    trusted_keys: TrustedKeys,
     component: Blob,
     variant: Variant,
     signals: &Signals,
@@ -160,6 +161,7 @@ async fn make_attempt(
         code_context: Vec::new(),
         compiler: compiler::of_own().map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
+        trusted_keys,
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");

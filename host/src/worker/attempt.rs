@@ -73,7 +73,8 @@ impl Worker {
     async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
         let digest = self.resolve(&spec.component).await?;
         let bytes = self.fetch("component", digest);
-        let (component, compiled) = self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
+        let (component, compiled) =
+            self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
         let input = match &spec.input {
             Input::Artifact(digest) => self.fetch("input", *digest).await?,
             carried => {

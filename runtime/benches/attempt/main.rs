@@ -21,7 +21,9 @@ use std::{
 
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
-use wasmjob_runtime::{Attempt, Blob, Compiler, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, Variant};
+use wasmjob_runtime::{
+    Attempt, Blob, Compiler, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys, Variant,
+};
 use wit_component::ComponentEncoder;
 
 mod raw;
@@ -47,6 +49,7 @@ fn main() {
         code_context: vec![],
         compiler: Compiler::InProcess,
         spill_dir: env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
     })
     .unwrap();
     let mut criterion = Criterion::default().configure_from_args();

@@ -23,6 +23,7 @@ fn config(compiler: Compiler) -> SandboxConfig {
         code_dir: None,
         code_bytes_max: 64 << 20,
         code_context: vec![],
+        trusted_keys: wasmjob_runtime::TrustedKeys::default(),
         compiler,
         spill_dir: std::env::temp_dir(),
     }

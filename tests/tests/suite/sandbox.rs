@@ -7,7 +7,7 @@ use std::{
 
 use wasmjob_runtime::{
     Attempt, AttemptReport, Blob, CompileCaps, Compiler, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
-    Outcome, OutcomeKind, Sandbox, SandboxConfig, Variant,
+    Outcome, OutcomeKind, Sandbox, SandboxConfig, TrustedKeys, Variant,
 };
 
 fn sandbox() -> Sandbox {
@@ -22,6 +22,7 @@ fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
         code_context: vec![],
         compiler: compiler(),
         spill_dir: std::env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
     })
     .unwrap()
 }
@@ -671,6 +672,7 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
             code_context: vec![],
             compiler: Compiler::InProcess,
             spill_dir: std::env::temp_dir(),
+            trusted_keys: TrustedKeys::default(),
         };
         let error = Sandbox::new(config)
             .err()
