@@ -152,8 +152,14 @@ pub fn takes_time_to_compile(size: usize) -> String {
     format!(r#"(module (func (export "_start") (local{variables}) loop {steps} end))"#)
 }
 
-/// Imports something that nobody granted.
-pub const WANTS_HTTP: &str = r#"(component (import "wasi:http/types@0.2.3" (instance (export "x" (func)))))"#;
+/// A command that imports something nobody granted.
+pub const WANTS_HTTP: &str = r#"(component
+    (import "wasi:http/types@0.2.3" (instance))
+    (core module $m (func (export "run") (result i32) (i32.const 0)))
+    (core instance $i (instantiate $m))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $command (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $command)))"#;
 
 /// The path of a guest of `guest-examples`, which is built before the tests.
 /// Panics, with what to do, if it is not there.

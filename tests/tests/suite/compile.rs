@@ -171,8 +171,8 @@ async fn a_compile_that_nobody_waits_for_ends() {
     }
     eventually("the compiler is gone", move || running().is_empty()).await;
     // And nothing was remembered of it.
-    let quick = prepare(&sandbox, &wat(guest::says("hello")));
-    assert!(quick.await.is_ok());
+    let quick = wat(guest::says("hello"));
+    assert!(prepare(&sandbox, &quick).await.is_ok());
 }
 
 #[tokio::test]
@@ -299,6 +299,8 @@ async fn the_deterministic_variant_has_one_nan() {
     for variant in [Variant::Deterministic, Variant::Fast] {
         let component = prepare_as(&sandbox, &component, variant).await.unwrap();
         let attempt = Attempt {
+            grants: wasmjob_runtime::Grants::default(),
+            deterministic: None,
             component,
             job: "01arz3ndektsv4rrffq69g5fav".into(),
             number: 1,

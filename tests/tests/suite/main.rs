@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod compile;
 mod faults;
+mod grants;
 mod inspect;
 mod layers;
 mod nodes;
