@@ -266,10 +266,11 @@ fn without_version(import: &str) -> &str {
 
 fn is_granted(import: &str) -> bool {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    let wasi = WASI.iter().any(|package| interface.starts_with(package)) && version.starts_with("0.2.");
+    let wasi = WASI.iter().any(|package| interface.starts_with(package));
     // Whether this job was granted it is seen when it starts.
     let grantable = capability::GRANTED.iter().any(|(name, ..)| *name == interface);
-    wasi || grantable || capability::ALWAYS.contains(&interface)
+    let is_known = wasi || grantable || capability::ALWAYS.contains(&interface);
+    is_known && (version.starts_with("0.2.") || !interface.starts_with("wasi:"))
 }
 
 /// Names that a message lists before it only counts them.
@@ -286,7 +287,9 @@ fn quoted(names: &[String]) -> String {
 /// What the author can do about an import that is refused: the flag that would grant it.
 fn way_out(import: &str) -> String {
     match import.split_once('/').map_or(import, |(package, _)| package) {
-        "wasi:http" => "`--grant http=HOST` is what grants it, but this version has no HTTP yet".into(),
+        "wasi:http" => "a job can send requests with WASI 0.2 (`wasi:http/outgoing-handler` and `types`, granted by \
+                        --grant http=HOST), and serves none"
+            .into(),
         package if package.starts_with("wasi:") => {
             format!(
                 "this host has WASI 0.2 (cli, io, clocks, random, filesystem, sockets) and no `{package}`, so no --grant gives it"

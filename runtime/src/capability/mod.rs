@@ -2,15 +2,22 @@
 
 pub mod artifacts;
 mod context;
+mod http;
 mod jobs;
 mod log;
 mod names;
+pub(crate) mod net;
 mod secrets;
 
 use wasmtime::component::{HasData, HasSelf, Linker};
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
+use wasmtime_wasi::p2::bindings::{
+    clocks::monotonic_clock,
+    sockets::{ip_name_lookup, tcp, tcp_create_socket},
+};
 
 use crate::{clock::Clocks, grants::Grants, stdio::floor_char_boundary, store::State};
+
+use net::Sockets;
 
 #[allow(missing_docs, unused_qualifications, rust_2018_idioms, clippy::all)]
 mod bindings {
@@ -27,6 +34,8 @@ mod bindings {
     });
 }
 
+pub(crate) use http::Http;
+
 pub(crate) use bindings::{
     JobWithGrantsPre as JobPre,
     wasmjob::job::types::{Failure, Output},
@@ -38,7 +47,9 @@ pub(crate) const ALWAYS: [&str; 4] =
 
 /// Interfaces that need a grant: whether it is there, and the flag that gives it.
 type Need = (&'static str, fn(&Grants) -> bool, &'static str);
-pub(crate) const GRANTED: [Need; 3] = [
+pub(crate) const GRANTED: [Need; 5] = [
+    ("wasi:http/types", |grants| !grants.http.is_empty(), "--grant http=HOST"),
+    ("wasi:http/outgoing-handler", |grants| !grants.http.is_empty(), "--grant http=HOST"),
     ("wasmjob:job/names", |grants| grants.names.is_some(), "--grant artifacts=PREFIX:ro"),
     ("wasmjob:job/jobs", |grants| grants.children.is_some(), "--grant jobs=N"),
     ("wasmjob:job/secrets", |grants| !grants.secrets.is_empty(), "--secret NAME"),
@@ -50,7 +61,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     // What we do otherwise than WASI's own host.
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<_, OwnClocks>(linker, |state| Clocks::of(state))?;
+    tcp_create_socket::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    tcp::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    ip_name_lookup::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     linker.allow_shadowing(false);
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     add_own_to_linker(linker)
 }
 
@@ -59,6 +74,13 @@ struct OwnClocks;
 
 impl HasData for OwnClocks {
     type Data<'a> = Clocks<'a>;
+}
+
+/// Says which type `Sockets` is with which lifetime.
+struct OwnSockets;
+
+impl HasData for OwnSockets {
+    type Data<'a> = Sockets<'a>;
 }
 
 fn add_own_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
