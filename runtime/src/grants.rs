@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, fs::File, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
+use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::CertificateDer};
 
 use crate::{artifacts::AccessError, blob::Digest};
 
@@ -20,6 +21,8 @@ pub struct Grants {
     pub net: Vec<Target>,
     /// `http`: hosts it may send requests to.
     pub http: Vec<Target>,
+    /// Whom `http` believes who a host is; without it there are no requests over TLS.
+    pub trust: Option<Trust>,
     /// `clock`: how fine its clocks are.
     pub clock: Clock,
     /// `random`: where its random numbers come from.
@@ -56,6 +59,38 @@ pub struct Target {
     pub port: Option<u16>,
     /// What the name stands for.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Certificate authorities.
+#[derive(Clone)]
+pub struct Trust(Arc<ClientConfig>);
+
+impl Trust {
+    /// Trusts these authorities, each a certificate in DER; what is none is left out.
+    pub fn new(authorities: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(authorities.into_iter().map(CertificateDer::from));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has what the versions that are on by default need")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A session that is taken up again would tell a server that two attempts ran on one node.
+        config.resumption = Resumption::disabled();
+        Trust(Arc::new(config))
+    }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust")
+    }
 }
 
 /// How fine a guest's clocks are.

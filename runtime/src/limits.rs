@@ -89,6 +89,26 @@ pub const WRITER_BYTES: u64 = 512 * 1024;
 pub const CALL_FUEL: u64 = 1_000;
 /// Fuel of each byte that the host moves, makes or hashes for a guest.
 pub const BYTE_FUEL: u64 = 1;
+/// Sockets of one attempt: each is a file of the host's, of which a process has a thousand or more.
+pub const SOCKETS_MAX: usize = 64;
+/// Bytes that the system may keep for a socket in each direction, before it doubles them for what it has
+/// to keep besides.
+pub const SOCKET_BUFFER_BYTES: u64 = 256 * 1024;
+/// Bytes of an attempt's memory that a socket takes: its buffers in the system, doubled, and a chunk
+/// each way in the host.
+pub const SOCKET_BYTES: u64 = 4 * SOCKET_BUFFER_BYTES + 128 * 1024;
+/// HTTP requests of one attempt at the same time, each over a connection of its own.
+pub const HTTP_REQUESTS_MAX: usize = 16;
+/// Bytes that an HTTP connection keeps of what it sends or receives.
+pub const HTTP_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of an attempt's memory that a running HTTP request takes: a socket, and buffers for HTTP and TLS
+/// each way.
+pub const HTTP_REQUEST_BYTES: u64 = SOCKET_BYTES + 4 * HTTP_BUFFER_BYTES as u64;
+/// Bytes of the header of a request or response. Servers allow 8 to 16 KiB.
+pub const HTTP_FIELDS_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of an attempt's memory that a handle on HTTP fields takes. An empty field of one letter is
+/// counted as 73 bytes by WASI and takes about 230.
+pub const HTTP_FIELDS_BYTES: u64 = 4 * HTTP_FIELDS_BYTES_MAX as u64;
 /// Random bytes for one call.
 pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one component. A Python component has 18 MB.

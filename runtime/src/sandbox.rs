@@ -35,7 +35,7 @@ use crate::{
     signals::Signals,
     signature::TrustedKeys,
     store::State,
-    threads::Threads,
+    threads::{self, Threads},
 };
 
 /// How long a guest that was cancelled may take to end by itself.
@@ -217,7 +217,12 @@ impl Sandbox {
         let (send, report) = oneshot::channel();
         let scratch = self.scratch.clone();
         self.threads.run(move |runtime| {
-            let ended = runtime.block_on(AssertUnwindSafe(live(&scratch, attempt)).catch_unwind());
+            let live = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind();
+            let ended = runtime.block_on(async {
+                let ended = live.await;
+                threads::end_tasks().await;
+                ended
+            });
             drop(release);
             let _ = send.send(ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic))));
         });
@@ -286,7 +291,7 @@ fn arm(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<()> {
         cancelled: None,
         calls: 0,
     };
-    store.call_hook(move |store, hook| watch.after_host_call(&store, hook));
+    store.call_hook(move |store, hook| watch.after_host_call(store, hook));
     Ok(())
 }
 
@@ -305,13 +310,15 @@ struct Watch {
 struct Over;
 
 impl Watch {
-    fn after_host_call(&mut self, store: &StoreContextMut<'_, State>, hook: CallHook) -> wasmtime::Result<()> {
+    fn after_host_call(&mut self, mut store: StoreContextMut<'_, State>, hook: CallHook) -> wasmtime::Result<()> {
         let state = store.data();
         // The hook is called for wasmtime's own helpers as well, which copy memory for instance.
         if !matches!(hook, CallHook::ReturningFromHost) || state.calls == self.calls {
             return Ok(());
         }
         self.calls = state.calls;
+        store.data_mut().settle()?;
+        let state = store.data();
         // What the guest has used since it last called may not be in this; `account` has all of it.
         if state.charges.fuel() > store.get_fuel()? {
             return Err(LimitReached(Limit::Fuel).into());

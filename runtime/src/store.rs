@@ -14,11 +14,12 @@ use wasmtime_wasi::{
 use crate::{
     artifacts::Artifacts,
     blob::{Blob, BlobWriter, GROUP_BYTES},
+    capability::{Http, net},
     clock::{Coarse, Virtual},
     component::Entry,
     grants::{Clock, Grants, Random},
     limits,
-    meter::{Charges, Meter},
+    meter::{Charges, LimitReached, Meter},
     random::{self, Metered},
     sandbox::{Attempt, Scratch},
     signals::Signals,
@@ -34,6 +35,9 @@ pub(crate) struct State {
     pub(crate) grants: Grants,
     /// The clock of a deterministic job.
     pub(crate) virtual_clock: Option<Virtual>,
+    pub(crate) http: Http,
+    /// Sockets that are open.
+    pub(crate) sockets: usize,
     /// Children that this attempt has submitted.
     pub(crate) children: u32,
     pub(crate) table: ResourceTable,
@@ -66,8 +70,11 @@ impl State {
         let mut builder = wasi(attempt, &output, &log, &charges);
         set_clocks(&mut builder, attempt.grants.clock, virtual_clock.as_ref());
         set_random(&mut builder, attempt, &charges);
+        net::allow(&mut builder, &attempt.grants.net);
         State {
             meter: Meter::new(&attempt.limits),
+            http: Http::new(attempt, &charges),
+            sockets: 0,
             charges,
             calls: 0,
             grants: attempt.grants.clone(),
@@ -110,6 +117,11 @@ impl State {
         self.charges.bytes(bytes);
     }
 
+    /// Counts what a call may have left in memory, as far as the call itself did not.
+    pub(crate) fn settle(&mut self) -> Result<(), LimitReached> {
+        self.http.settle(&mut self.table, &mut self.meter)
+    }
+
     /// Gives the guest a handle on `blob`.
     pub(crate) fn hand_out(&mut self, blob: Blob) -> wasmtime::Result<Resource<Blob>> {
         self.meter.hold(held_by(&blob))?;
@@ -148,9 +160,6 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>, charges: 
         .stderr(GuestOutput(log.clone()))
         .arg("job")
         .args(&attempt.args)
-        .allow_tcp(false)
-        .allow_udp(false)
-        .allow_ip_name_lookup(false)
         .max_random_size(limits::RANDOM_BYTES_MAX)
         // The guest has its thread to itself; another one to wait on would only cost time.
         .allow_blocking_current_thread(true);

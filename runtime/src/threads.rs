@@ -10,9 +10,27 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::yield_now,
+};
 
 type Task = Box<dyn FnOnce(&Runtime) + Send>;
+
+/// Turns that tasks are given to end. Each is enough for 61 of them; an attempt has about a hundred.
+const END_TURNS_MAX: usize = 64;
+
+/// Waits until the tasks of an attempt that is over are gone, and their connections with them: a task
+/// that is aborted goes when it would be its turn.
+pub(crate) async fn end_tasks() {
+    let metrics = Handle::current().metrics();
+    for _ in 0..END_TURNS_MAX {
+        if metrics.num_alive_tasks() == 0 {
+            return;
+        }
+        yield_now().await;
+    }
+}
 
 /// A fixed number of threads that take tasks in the order they came.
 pub(crate) struct Threads {

@@ -2,15 +2,22 @@
 
 pub mod artifacts;
 mod context;
+mod http;
 mod jobs;
 mod log;
 mod names;
+pub(crate) mod net;
 mod secrets;
 
 use wasmtime::component::{HasData, HasSelf, Linker};
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
+use wasmtime_wasi::p2::bindings::{
+    clocks::monotonic_clock,
+    sockets::{ip_name_lookup, tcp, tcp_create_socket},
+};
 
 use crate::{clock::Clocks, grants::Grants, stdio::floor_char_boundary, store::State};
+
+use net::Sockets;
 
 #[allow(missing_docs, unused_qualifications, rust_2018_idioms, clippy::all)]
 mod bindings {
@@ -26,6 +33,8 @@ mod bindings {
         require_store_data_send: true,
     });
 }
+
+pub(crate) use http::Http;
 
 pub(crate) use bindings::{
     JobWithGrantsPre as JobPre,
@@ -54,7 +63,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     // What we do otherwise than WASI's own host.
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<_, OwnClocks>(linker, |state| Clocks::of(state))?;
+    tcp_create_socket::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    tcp::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    ip_name_lookup::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     linker.allow_shadowing(false);
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     add_own_to_linker(linker)
 }
 
@@ -63,6 +76,13 @@ struct OwnClocks;
 
 impl HasData for OwnClocks {
     type Data<'a> = Clocks<'a>;
+}
+
+/// Says which type `Sockets` is with which lifetime.
+struct OwnSockets;
+
+impl HasData for OwnSockets {
+    type Data<'a> = Sockets<'a>;
 }
 
 fn add_own_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
