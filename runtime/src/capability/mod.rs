@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 mod context;
+pub(crate) mod files;
 mod jobs;
 mod log;
 mod names;
@@ -50,6 +51,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     // What we do otherwise than WASI's own host.
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<_, OwnClocks>(linker, |state| Clocks::of(state))?;
+    files::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     add_own_to_linker(linker)
 }
