@@ -93,6 +93,8 @@ pub const BYTE_FUEL: u64 = 1;
 pub const PATH_FUEL: u64 = 5_000;
 /// Fuel of one entry of a folder that is listed or measured.
 pub const ENTRY_FUEL: u64 = 1_500;
+/// Fuel of each thing that a call waits for.
+pub const POLL_FUEL: u64 = 500;
 /// Fuel of having a file on the disk for certain: it is mostly waiting, for everybody on that disk.
 pub const SYNC_FUEL: u64 = 1_000_000;
 /// Random bytes for one call: as many as any call can carry. A program that asks for a buffer of them

@@ -72,6 +72,8 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         args: args.job.args(),
         env: args.job.env().into_iter().collect(),
         limits,
+        grants: wasmjob_runtime::Grants::default(),
+        deterministic: None,
         soft: Duration::MAX,
         artifacts: artifacts.clone(),
         log: Arc::new(log),

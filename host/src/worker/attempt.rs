@@ -43,6 +43,8 @@ impl Worker {
             args: spec.args.clone(),
             env: spec.env.clone().into_iter().collect(),
             limits,
+            grants: wasmjob_runtime::Grants::default(),
+            deterministic: None,
             soft: Duration::from_millis(spec.soft_ms),
             artifacts: self.artifacts.clone(),
             log: self.logs.of_attempt(spec.id, number),

@@ -21,7 +21,7 @@ use std::{
 
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
-use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig};
+use wasmjob_runtime::{Attempt, Blob, Grants, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig};
 use wit_component::ComponentEncoder;
 
 mod raw;
@@ -146,6 +146,8 @@ fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
         args: case.args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![],
         limits: Limits::default(),
+        grants: Grants::default(),
+        deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),

@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod jobs;
 mod log;
 mod names;
+mod poll;
 mod secrets;
 
 use wasmtime::component::{HasData, HasSelf, Linker};
@@ -52,6 +53,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<_, OwnClocks>(linker, |state| Clocks::of(state))?;
     files::add_to_linker(linker)?;
+    poll::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     add_own_to_linker(linker)
 }

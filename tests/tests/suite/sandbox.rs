@@ -6,8 +6,8 @@ use std::{
 };
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind, Sandbox,
-    SandboxConfig,
+    Attempt, AttemptReport, Blob, Grants, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind,
+    Sandbox, SandboxConfig,
 };
 
 fn sandbox() -> Sandbox {
@@ -44,6 +44,8 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         args: vec![],
         env: vec![],
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
+        grants: Grants::default(),
+        deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
         log: Arc::new(NoLog),
@@ -525,13 +527,15 @@ async fn more_random_bytes_than_one_call_gives_are_refused_with_the_reason() {
     let ask = |bytes: u32| {
         command_with(
             r#""random_get" (func $random (param i32 i32) (result i32))"#,
-            &format!("(drop (memory.grow (i32.const 20))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
+            &format!("(drop (memory.grow (i32.const 300))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
         )
     };
-    assert!(run(&ask(65536)).await.outcome.is_ok());
-    let outcome = run(&ask(1 << 20)).await.outcome;
-    assert_eq!(outcome.kind, OutcomeKind::Trap);
-    assert!(outcome.message.unwrap().starts_with("requested len 1048576 exceeds limit 65536"));
+    for bytes in [65536, 1 << 20, 16 << 20] {
+        assert!(run(&ask(bytes)).await.outcome.is_ok(), "{bytes}");
+    }
+    let report = run(&ask((16 << 20) + 1)).await;
+    assert_limit(&report, Limit::Call);
+    assert!(report.outcome.message.unwrap().contains("16MiB of random"));
 }
 
 #[tokio::test]

@@ -15,10 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 /// a folder comes after all that is in it.
 ///
 /// Nothing may move folders meanwhile: the way back up is `..`.
-pub(super) fn walk(
-    root: impl AsFd,
-    mut visit: impl FnMut(&OwnedFd, &CStr, &Stat) -> io::Result<()>,
-) -> io::Result<()> {
+pub(super) fn walk(root: impl AsFd, mut visit: impl FnMut(&OwnedFd, &CStr, &Stat) -> io::Result<()>) -> io::Result<()> {
     let mut here = open(root, c".")?;
     let mut way: Vec<(CString, Stat)> = Vec::new();
     let mut pending = vec![folders_in(&here, &mut visit)?];
