@@ -109,8 +109,27 @@ pub const HTTP_FIELDS_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of an attempt's memory that a handle on HTTP fields takes. An empty field of one letter is
 /// counted as 73 bytes by WASI and takes about 230.
 pub const HTTP_FIELDS_BYTES: u64 = 4 * HTTP_FIELDS_BYTES_MAX as u64;
-/// Random bytes for one call.
-pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
+/// Fuel of resolving a path, besides the call: several calls of the system.
+pub const PATH_FUEL: u64 = 5_000;
+/// Fuel of one entry of a folder that is listed or measured.
+pub const ENTRY_FUEL: u64 = 1_500;
+/// Fuel of each thing that a call waits for.
+pub const POLL_FUEL: u64 = 500;
+/// Fuel of having a file on the disk for certain: it is mostly waiting, for everybody on that disk.
+pub const SYNC_FUEL: u64 = 1_000_000;
+/// Random bytes for one call: as many as any call can carry. A program that asks for a buffer of them
+/// does not expect less, and cannot be given them in pieces; they take about 10 ms.
+pub const RANDOM_BYTES_MAX: u64 = CALL_BYTES_MAX as u64;
+/// Bytes of a path, as on most systems.
+pub const PATH_BYTES_MAX: usize = 4 * 1024;
+/// Files, folders, listings and streams of files that a guest can have open at once: below its
+/// handles, because the node has a limit of its own on open files that all attempts share.
+pub const FILES_MAX: usize = 256;
+/// Files, folders and links in a scratch folder. The disk has room for so many only, and somebody
+/// has to remove them afterwards.
+pub const SCRATCH_ENTRIES_MAX: u64 = 4_096;
+/// Bytes in memory of a folder that is being listed.
+pub const LISTING_BYTES: u64 = 40 * 1024;
 /// Bytes of one component. A Python component has 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Components inside components, which composing programs makes a few of. Compiling them takes

@@ -151,6 +151,11 @@ impl Scratch {
     pub(crate) fn writer(&self) -> BlobWriter {
         BlobWriter::new(&self.0, OUTPUT_MEMORY_BYTES)
     }
+
+    /// The folder they go to.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
 }
 
 impl Sandbox {

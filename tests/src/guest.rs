@@ -165,12 +165,19 @@ pub const WANTS_HTTP: &str = r#"(component
 /// Panics, with what to do, if it is not there.
 #[must_use]
 pub fn example(name: &str) -> String {
+    example_for("wasm32-wasip2", name)
+}
+
+/// The same guest, built for this target.
+/// Panics, with what to do, if it is not there.
+#[must_use]
+pub fn example_for(target: &str, name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples");
-    let path = folder.join("target/wasm32-wasip2/release").join(format!("{name}.wasm"));
+    let path = folder.join("target").join(target).join("release").join(format!("{name}.wasm"));
     assert!(
         path.is_file(),
-        "{} is missing: build it with `cd guest-examples && ../deploy/guest-cargo build --release --target \
-         wasm32-wasip2`, as tests/run does",
+        "{} is missing: build it with `cd guest-examples && ../deploy/guest-cargo build --release --target {target}`, \
+         as tests/run does",
         path.display()
     );
     path.display().to_string()

@@ -1,6 +1,7 @@
 //! Real servers, nodes and commands for the suites: each test starts its own, on free ports and in
 //! temporary folders, and they end with the test.
 
+pub mod alone;
 mod cluster;
 pub mod guest;
 mod machine;

@@ -22,7 +22,7 @@ use std::{
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
 use wasmjob_runtime::{
-    Attempt, Blob, Compiler, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys, Variant,
+    Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys, Variant,
 };
 use wit_component::ComponentEncoder;
 
@@ -155,7 +155,7 @@ fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
         args: case.args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![],
         limits: Limits::default(),
-        grants: wasmjob_runtime::Grants::default(),
+        grants: Grants::default(),
         deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),

@@ -2,11 +2,13 @@
 
 pub mod artifacts;
 mod context;
+pub(crate) mod files;
 mod http;
 mod jobs;
 mod log;
 mod names;
 pub(crate) mod net;
+mod poll;
 mod secrets;
 
 use wasmtime::component::{HasData, HasSelf, Linker};
@@ -66,6 +68,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     tcp_create_socket::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     tcp::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     ip_name_lookup::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    files::add_to_linker(linker)?;
+    poll::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     add_own_to_linker(linker)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
+    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Grants, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
     Outcome, OutcomeKind, Sandbox, SandboxConfig, TrustedKeys, Variant,
 };
 
@@ -56,7 +56,7 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         args: vec![],
         env: vec![],
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
-        grants: wasmjob_runtime::Grants::default(),
+        grants: Grants::default(),
         deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
@@ -540,13 +540,15 @@ async fn more_random_bytes_than_one_call_gives_are_refused_with_the_reason() {
     let ask = |bytes: u32| {
         command_with(
             r#""random_get" (func $random (param i32 i32) (result i32))"#,
-            &format!("(drop (memory.grow (i32.const 20))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
+            &format!("(drop (memory.grow (i32.const 300))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
         )
     };
-    assert!(run(&ask(65536)).await.outcome.is_ok());
-    let outcome = run(&ask(1 << 20)).await.outcome;
-    assert_eq!((outcome.kind, outcome.limit), (OutcomeKind::Limit, Some(Limit::Call)));
-    assert!(outcome.message.unwrap().contains("64KiB of random"));
+    for bytes in [65536, 1 << 20, 16 << 20] {
+        assert!(run(&ask(bytes)).await.outcome.is_ok(), "{bytes}");
+    }
+    let report = run(&ask((16 << 20) + 1)).await;
+    assert_limit(&report, Limit::Call);
+    assert!(report.outcome.message.unwrap().contains("16MiB of random"));
 }
 
 #[tokio::test]
