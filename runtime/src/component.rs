@@ -3,6 +3,8 @@
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
 //! may be, and imports nothing that it was not granted.
 
+use std::borrow::Cow;
+
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 use wasmtime::{
     Engine,
@@ -50,21 +52,28 @@ pub(crate) enum Entry {
 /// seconds; call it where that is allowed.
 /// Errors: an `invalid` or `compile` outcome.
 pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Outcome>> {
+    let component = admit(bytes)?;
+    Component::from_binary(engine, &component).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// Everything that happens before compiling: the component that would be compiled, which is an adapted
+/// plain module or `bytes` themselves.
+#[doc(hidden)]
+pub fn admit(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     if bytes.len() as u64 > COMPONENT_BYTES_MAX {
         return Err(Box::new(too_large(bytes.len() as u64)));
     }
-    let adapted = match kind(bytes) {
-        Some(Kind::Component) => None,
+    let component = match kind(bytes) {
+        Some(Kind::Component) => Cow::Borrowed(bytes),
         Some(Kind::Module) => {
             adapt::component_types(bytes).try_for_each(|component| refuse_deep(outline(component).depth_max))?;
-            Some(adapt::adapt(bytes).map_err(invalid)?)
+            Cow::Owned(adapt::adapt(bytes).map_err(invalid)?)
         }
         None => return Err(invalid(not_wasm(bytes))),
     };
-    let component = adapted.as_deref().unwrap_or(bytes);
-    check_before_compiling(component)?;
-    Component::from_binary(engine, component).map_err(|error| Box::new(not_compiled(&error)))
+    check_before_compiling(&component)?;
+    Ok(component)
 }
 
 /// What a component says of itself before the first byte that makes no sense: the compiler says

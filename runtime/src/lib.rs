@@ -58,6 +58,8 @@ pub use artifacts::{AccessError, Artifacts, NoArtifacts};
 pub use blob::{Blob, BlobError, BlobWriter, Digest, DigestError, GROUP_BYTES, READ_BYTES_MAX, Tree, TreeError};
 pub use code_cache::CacheCounts;
 pub use component::Prepared;
+#[doc(hidden)]
+pub use component::admit;
 pub use engine::WASMTIME_VERSION;
 pub use limits::{Limit, Limits};
 pub use log::{LogSink, LogStream, NoLog};

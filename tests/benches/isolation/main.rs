@@ -33,7 +33,9 @@ use rig::Rig;
 /// How much later than idle the p99 may be under attack.
 const P99_MORE_MS_MAX: f64 = 50.0;
 /// How long each phase is measured unless told otherwise: long enough for a p99 of cancels.
-const PHASE: Duration = Duration::from_secs(15);
+const PHASE: Duration = Duration::from_secs(12);
+/// The least time that is measured idle: what lies between two heartbeats has to fit in.
+const IDLE_MIN: Duration = Duration::from_secs(21);
 
 struct Args {
     phase: Duration,
@@ -99,8 +101,9 @@ async fn isolation(rig: &Rig, args: &Args) -> bool {
     let (probes, attackers) = (rig.connect().await, rig.connect().await);
     let components = rig.prepare(&attackers).await;
     let heartbeats = measure::Heartbeats::listen(&probes).await;
-    eprintln!("idle: {} s", args.phase.as_secs());
-    let idle = measure::all(&probes, &heartbeats, &components, args.phase).await;
+    let time = args.phase.max(IDLE_MIN);
+    eprintln!("idle: {} s", time.as_secs());
+    let idle = measure::all(&probes, &heartbeats, &components, time).await;
     let mut phases = Vec::new();
     for kind in Kind::ALL {
         let attack = Attack::start(rig, &attackers, &components, kind, rig::SLOTS);

@@ -6,6 +6,7 @@ mod artifacts;
 mod bad_input;
 mod commands;
 mod faults;
+mod fuzz_seeds;
 mod layers;
 mod nodes;
 mod run;
