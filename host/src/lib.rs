@@ -16,7 +16,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod limit_values;
 pub mod metrics;
-mod names;
+pub mod names;
 pub mod node;
 pub mod node_artifacts;
 pub mod nodes;

@@ -260,7 +260,6 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
-        code_context: Vec::new(),
         compiler: compiler::of_own().map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
         trusted_keys: config.trusted_keys.clone(),

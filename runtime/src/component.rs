@@ -1,7 +1,7 @@
 //! Admission: from bytes to a component that is ready to be instantiated.
 //!
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
-//! may be, and imports nothing that it was not granted. `admit` is all that reads the bytes of a
+//! may be, and imports nothing that it was not granted. `compile` is all that reads the bytes of a
 //! stranger; a node has it done in another process (`compiler`). `load` and `link` see what came out.
 
 use std::borrow::Cow;
@@ -72,9 +72,8 @@ pub(crate) enum Entry {
 /// Validates and compiles `bytes`, adapting a plain module, to code that `load` takes. Takes from
 /// milliseconds to for ever, and as much memory; call it where that is allowed.
 /// Errors: an `invalid` or `limit` outcome.
-pub(crate) fn admit(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcome>> {
-    let component = as_component(bytes)?;
-    check_before_compiling(&component)?;
+pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcome>> {
+    let component = admit(bytes)?;
     engine.precompile_component(&component).map_err(|error| Box::new(not_compiled(&error)))
 }
 
@@ -82,10 +81,20 @@ pub(crate) fn admit(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcom
 /// Errors: an `invalid` or `limit` outcome; also if the code is for another engine.
 #[allow(unsafe_code)]
 pub(crate) fn load(engine: &Engine, code: &Code) -> Result<Component, Box<Outcome>> {
-    // SAFETY: `Code` is what `admit` returned, in this process or one that is this program, and
+    // SAFETY: `Code` is what `compile` returned, in this process or one that is this program, and
     // nobody could change since; wasmtime itself checks that it was made with this engine's settings.
     let component = unsafe { Component::deserialize(engine, code.as_bytes()) };
     component.map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// Everything that happens before compiling: the component that would be compiled, which is an adapted
+/// plain module or `bytes` themselves.
+/// Errors: an `invalid` or `limit` outcome.
+#[doc(hidden)]
+pub fn admit(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
+    let component = as_component(bytes)?;
+    check_before_compiling(&component)?;
+    Ok(component)
 }
 
 /// The component that `bytes` are, or that the plain module in them becomes.

@@ -5,20 +5,10 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
-//! use wasmjob_runtime::{
-//!     Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, TrustedKeys, Variant,
-//! };
+//! use wasmjob_runtime::{Attempt, Blob, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, Variant};
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
-//! let sandbox = Sandbox::new(SandboxConfig {
-//!     slots: 1,
-//!     code_dir: None,
-//!     code_bytes_max: 1 << 26,
-//!     code_context: vec![],
-//!     compiler: Compiler::InProcess,
-//!     spill_dir: std::env::temp_dir(),
-//!     trusted_keys: TrustedKeys::default(),
-//! })?;
+//! let sandbox = Sandbox::new(SandboxConfig::new(1, std::env::temp_dir()))?;
 //! let module = wat::parse_str(r#"(module (func (export "_start")) (memory (export "memory") 1))"#).unwrap();
 //! let bytes = Blob::from_bytes(module.into());
 //! let digest = bytes.digest();
@@ -84,6 +74,8 @@ pub use blob::{Blob, BlobError, BlobWriter, Digest, DigestError, GROUP_BYTES, RE
 pub use code_cache::CacheCounts;
 pub use compiler::{CompileCaps, Compiler, compile_worker};
 pub use component::Prepared;
+#[doc(hidden)]
+pub use component::admit;
 pub use engine::{Variant, WASMTIME_VERSION};
 pub use grants::Grants;
 pub use imports::{Need, grant_for};

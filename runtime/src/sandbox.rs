@@ -52,15 +52,28 @@ pub struct SandboxConfig {
     pub code_dir: Option<PathBuf>,
     /// Bytes of compiled components in memory.
     pub code_bytes_max: usize,
-    /// What compiled components depend on besides their bytes and wasmtime: what was kept under another
-    /// value is not used.
-    pub code_context: Vec<u8>,
     /// Where components are compiled.
     pub compiler: Compiler,
     /// Where outputs go that are too large for memory; nothing there outlives its attempt.
     pub spill_dir: PathBuf,
     /// Who must have signed a component; nobody by default.
     pub trusted_keys: TrustedKeys,
+}
+
+impl SandboxConfig {
+    /// Trusts everybody, compiles in this process and keeps compiled code in memory only: for tests,
+    /// benchmarks and components of one's own.
+    #[must_use]
+    pub fn new(slots: usize, spill_dir: PathBuf) -> Self {
+        SandboxConfig {
+            slots,
+            code_dir: None,
+            code_bytes_max: 64 << 20,
+            compiler: Compiler::InProcess,
+            spill_dir,
+            trusted_keys: TrustedKeys::default(),
+        }
+    }
 }
 
 /// Runs attempts. Cheap to share behind an `Arc`.
@@ -163,7 +176,7 @@ impl Sandbox {
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
         // Code that was kept when others were trusted is not found.
-        let context = [config.code_context, config.trusted_keys.to_environment()].concat();
+        let context = config.trusted_keys.to_environment();
         let fast = Machine::new(slots, Variant::Fast, config.code_dir.as_deref(), &context)?;
         let no_threads = |source| SandboxError::Setup { path: config.spill_dir.clone(), source };
         let threads = Threads::start(slots as usize).map_err(no_threads)?;

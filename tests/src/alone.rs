@@ -15,7 +15,6 @@ static SPILL: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir()
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
     Sandbox::new(SandboxConfig {
-        code_context: vec![],
         compiler: wasmjob_runtime::Compiler::InProcess,
         trusted_keys: wasmjob_runtime::TrustedKeys::default(),
         slots: 4,

@@ -158,7 +158,6 @@ async fn make_attempt(
         slots: 1,
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
-        code_context: Vec::new(),
         compiler: compiler::of_own().map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
         trusted_keys,

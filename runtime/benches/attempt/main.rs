@@ -46,7 +46,6 @@ fn main() {
         slots: 1,
         code_dir: None,
         code_bytes_max: 64 << 20,
-        code_context: vec![],
         compiler: Compiler::InProcess,
         spill_dir: env::temp_dir(),
         trusted_keys: TrustedKeys::default(),

@@ -184,7 +184,7 @@ impl Compiler {
 
 /// Compiles in this process.
 fn compile_here(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcome>> {
-    let compiled = catch_unwind(AssertUnwindSafe(|| component::admit(engine, bytes)));
+    let compiled = catch_unwind(AssertUnwindSafe(|| component::compile(engine, bytes)));
     compiled.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         Err(Box::new(gave_up(text.unwrap_or("it panicked"))))

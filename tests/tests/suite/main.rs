@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod compile;
 mod faults;
+mod fuzz_seeds;
 mod grants;
 mod hostile;
 mod inspect;

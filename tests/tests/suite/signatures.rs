@@ -176,7 +176,6 @@ async fn code_compiled_under_other_keys_is_not_taken_from_the_disk() {
             code_dir: Some(dir.path().into()),
             code_bytes_max: 64 << 20,
             spill_dir: dir.path().into(),
-            code_context: vec![],
             compiler: wasmjob_runtime::Compiler::InProcess,
             trusted_keys: trusted.iter().map(|key| key.public()).collect::<TrustedKeys>(),
         })
