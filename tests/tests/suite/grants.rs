@@ -59,7 +59,7 @@ fn what_no_node_offers_is_said_at_submit() {
 
 #[test]
 fn a_node_that_does_not_offer_a_folder_is_not_given_the_job() {
-    let cluster = Cluster::up();
+    let cluster = Cluster::up_with(&["--listen", "127.0.0.1"]);
     let filer = guest::example("filer");
     let submit = ["submit", "--grant", "fs=shelf::/in:ro", &filer, "--", "read", "/in/in/a.txt"];
     let said = cluster.wasmjob(&submit).succeeded().saying(&["warning", "fs=shelf"]);
@@ -77,7 +77,7 @@ fn a_node_that_does_not_offer_a_folder_is_not_given_the_job() {
 
 #[test]
 fn a_job_goes_to_a_node_that_has_its_labels() {
-    let cluster = Cluster::up();
+    let cluster = Cluster::up_with(&["--listen", "127.0.0.1"]);
     let guest = cluster.guest(&guest::says("hello"));
     let said = cluster.wasmjob(&["submit", "--label", "room=attic", &guest]).succeeded().saying(&["room=attic"]);
     let job = said.text().trim().to_owned();
@@ -101,20 +101,21 @@ fn a_secret_reaches_the_guest_and_nothing_else() {
     let cluster = Cluster::up();
     cluster.wasmjob_reading(b"hush-hush-42\n", &["secret", "set", "token"]).succeeded();
     assert_eq!(cluster.json(&["secret", "ls"]), json!(["token"]));
-    let report = granted(&cluster, &["--secret", "token"], &json!({ "secrets": ["token"] }));
+    let report = granted(&cluster, &ALL, &json!({ "secrets": ["token"] }));
     assert_eq!(report["output"]["text"], r#"{"children":[],"names":[],"secrets":[12]}"#);
     let job = report["job"].as_str().unwrap();
     for args in [&["get", job, "--json"][..], &["logs", job], &["config"], &["nodes", "inspect", "n1"]] {
         assert!(!cluster.wasmjob(args).succeeded().text().contains("hush"), "{args:?}");
     }
     assert!(!cluster.node_log().contains("hush"));
-    let other = granted(&cluster, &["--secret", "token"], &json!({ "secrets": ["other"] }));
+    let other = granted(&cluster, &ALL, &json!({ "secrets": ["other"] }));
     let message = other["outcome"]["message"].as_str().unwrap();
     assert!(message.contains("--secret other"), "{message}");
-    // Without any, the import alone is refused.
-    let none = granted(&cluster, &[], &json!({ "secrets": ["token"] }));
+    // Without any, the import alone is refused, before anything runs.
+    let none = granted(&cluster, &ALL[..4], &json!({ "secrets": ["token"] }));
     let message = none["outcome"]["message"].as_str().unwrap();
-    assert!(message.contains("--secret NAME") || message.contains("--grant"), "{message}");
+    assert!(message.contains("wasmjob:job/secrets") && message.contains("--secret NAME"), "{message}");
+    assert_eq!((&none["outcome"]["kind"], &none["usage"]["fuel"]), (&"invalid".into(), &0.into()));
     cluster.wasmjob(&["submit", "--secret", "a/b", &guest::example("granted")]).ended(2).saying(&["a/b"]);
     cluster.wasmjob(&["secret", "rm", "token"]).succeeded();
     cluster.wasmjob(&["secret", "rm", "token"]).ended(2).saying(&["not kept"]);
