@@ -209,6 +209,7 @@ mod tests {
             "fs=/a:::ro",
             "fs=a\0:ro",
             "scratch=much",
+            "net=example.com",
             "net=*:80",
             "http=",
             "clock=fast",
