@@ -92,6 +92,18 @@ fn modes(place: &Place, checks: &mut Checks) {
         checks.is_ok("does not keep a write", file.write_all(b"def"));
         checks.is_ok("from going", file.write_all(b"gh"));
         checks.equal("to the end", place.text("file"), Some("abcdefgh".into()));
+        eprintln!("DBG rewind {:?} pos {:?} len {:?}", file.rewind(), file.stream_position(), file.metadata().map(|m| m.len()));
+        let mut b = [0; 4];
+        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
+        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
+        eprintln!("DBG rewind {:?} pos {:?}", file.rewind(), file.stream_position());
+        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
+        if let Ok(mut f2) = open().read(true).append(true).open(&path) { 
+        eprintln!("DBG f2 read {:?} {:?}", f2.read(&mut b), b);
+        eprintln!("DBG f2 pos {:?}", f2.stream_position());
+        eprintln!("DBG rewind {:?} pos {:?}", f2.rewind(), f2.stream_position());
+        eprintln!("DBG f2 read {:?} {:?}", f2.read(&mut b), b);
+}
         let mut text = String::new();
         checks.is_ok("and reading", file.rewind().and_then(|()| file.read_to_string(&mut text)));
         checks.equal("is where the seek went", text.as_str(), "abcdefgh");
