@@ -74,8 +74,8 @@ impl Puller {
             let silent = self.heard.values().min().map_or_else(Instant::now, |heard| *heard) + SILENT;
             let reply = tokio::select! {
                 reply = self.replies.next() => reply,
-                // A class was added: ask for its jobs as well. The sender ends with the node.
-                _ = self.classes.changed() => continue,
+                // A class was added: ask for its jobs as well.
+                Ok(()) = self.classes.changed() => continue,
                 () = sleep_until(silent) => {
                     self.start_over().await?;
                     continue;
