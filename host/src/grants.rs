@@ -189,6 +189,9 @@ impl Offers {
                 }
             }
         }
+        if !grants.http.is_empty() {
+            grants.trust = Some(network::trust().await);
+        }
         if !prefixes.is_empty() {
             grants.names = Some(NameGrants { prefixes, names: services.names });
         }

@@ -122,8 +122,14 @@ pub fn says_args_and_env() -> String {
     start(&format!("{} {}", print("$args_sizes", "$args"), print("$environ_sizes", "$environ")))
 }
 
-/// Imports something that nobody granted.
-pub const WANTS_HTTP: &str = r#"(component (import "wasi:http/types@0.2.3" (instance (export "x" (func)))))"#;
+/// Imports something that needs a grant.
+pub const WANTS_HTTP: &str = r#"(component
+    (import "wasi:http/types@0.2.3" (instance))
+    (core module $m (func (export "run") (result i32) (i32.const 0)))
+    (core instance $i (instantiate $m))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $cli (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.3" (instance $cli)))"#;
 
 /// The path of a guest of `guest-examples`, which is built before the tests.
 /// Panics, with what to do, if it is not there.

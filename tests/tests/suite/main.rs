@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod faults;
 mod layers;
+mod network;
 mod nodes;
 mod run;
 mod sandbox;

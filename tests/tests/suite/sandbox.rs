@@ -312,8 +312,7 @@ async fn a_module_that_is_no_command_is_refused() {
 
 #[tokio::test]
 async fn an_import_nobody_granted_is_named_with_its_flag() {
-    let http = r#"(component (import "wasi:http/types@0.2.3" (instance (export "x" (func)))))"#;
-    let message = refusal_of(http).await;
+    let message = run(wasmjob_tests::guest::WANTS_HTTP).await.outcome.message.unwrap_or_default();
     assert!(message.contains("`wasi:http/types@0.2.3`") && message.contains("--grant http=HOST"), "{message}");
     let other = r#"(component (import "acme:thing/api@1.0.0" (instance (export "x" (func)))))"#;
     assert!(refusal_of(other).await.contains("`acme:thing/api@1.0.0`"));
