@@ -21,7 +21,7 @@ pub use error::ConfigError;
 pub use keys::is_name as is_node_name;
 pub use machine::{data_folder, host_name};
 use reader::Reader;
-use wasmjob_runtime::grants::Clock;
+use wasmjob_runtime::{TrustedKeys, grants::Clock};
 
 pub use crate::grants::Offered;
 
@@ -44,6 +44,8 @@ pub struct Config {
     pub artifacts: Artifacts,
     /// What is said on stderr.
     pub log: Log,
+    /// Who must have signed a component that is run; nobody unless it is set.
+    pub trusted_keys: TrustedKeys,
     settings: BTreeMap<String, Setting>,
 }
 
@@ -247,6 +249,7 @@ impl Config {
             limits: read.limits(),
             artifacts: Artifacts { url: read.text("artifacts.url") },
             log: Log { format: read.log_format()?, level: read.required("log.level").to_owned() },
+            trusted_keys: read.trusted_keys()?,
             data: data.to_owned(),
             settings,
         })

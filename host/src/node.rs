@@ -17,7 +17,7 @@ use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
-    classes,
+    classes, compiler,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     grants::Offers,
@@ -60,6 +60,9 @@ pub enum NodeError {
     /// No sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// Nothing to compile with.
+    #[error("it is not known which program this is, so that it could be started to compile: {0}")]
+    Program(#[source] io::Error),
     /// No metrics.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -257,7 +260,9 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
+        compiler: compiler::of_own().map_err(NodeError::Program)?,
         spill_dir: folder("tmp")?,
+        trusted_keys: config.trusted_keys.clone(),
     })?;
     let dropped = metrics.log_bytes_dropped.clone();
     metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));

@@ -6,12 +6,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use wasmtime::component::Resource;
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock,
+    clocks::WallClock,
     p2::{
         DynPollable, Pollable,
         bindings::clocks::monotonic_clock::{self, Duration as Nanos, Instant as At},
@@ -58,7 +59,7 @@ impl HostWallClock for Coarse {
     }
 
     fn now(&self) -> Duration {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = HostWallClock::now(&WallClock);
         Duration::new(now.as_secs(), now.subsec_millis() * 1_000_000)
     }
 }

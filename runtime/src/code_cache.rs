@@ -1,37 +1,41 @@
-//! Compiled components: in memory by bytes, on disk across restarts.
-//!
-//! Loading compiled code runs whatever it contains, so it is only ever loaded from a private folder
-//! this node wrote itself, under a name made of everything the code depends on, and with a checksum
-//! of that name and the code, against disks and against files that were renamed.
+//! What is known of components: those that are ready to run, in memory by bytes; those that are being
+//! compiled; those that could not be. On disk, across restarts: `folder`.
+
+mod folder;
 
 use std::{
-    fs,
-    hash::{Hash, Hasher},
-    io::{self, Write},
     num::NonZeroUsize,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use lru::LruCache;
 use tokio::sync::OnceCell;
-use wasmtime::{Engine, component::Component};
 
-use crate::{blob::Digest, component::Prepared, engine::WASMTIME_VERSION};
+pub(crate) use folder::CodeFolder;
+
+use crate::{
+    blob::Digest,
+    compiler::Compiling,
+    component::Prepared,
+    engine::Variant,
+    limits::{COMPILE_REFUSALS_MAX, COMPILE_REFUSED_FOR},
+    report::Outcome,
+};
 
 /// Components that are remembered; jobs can name any number that nobody has.
 const COMPONENTS_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("it is not zero");
+const REFUSALS_MAX: NonZeroUsize = NonZeroUsize::new(COMPILE_REFUSALS_MAX).expect("it is not zero");
 
-/// Bytes of compiled code on disk. Strangers can bring any number of components; what is removed is
-/// only compiled again.
-const DISK_BYTES_MAX: u64 = 4 << 30;
-
-/// A component that is prepared at most once, however many ask for it at the same time.
-type Cell = Arc<OnceCell<Arc<Prepared>>>;
+/// A component, and how it is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) digest: Digest,
+    pub(crate) variant: Variant,
+}
 
 /// What the cache did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,219 +44,130 @@ pub struct CacheCounts {
     pub hits: u64,
     /// Loaded from disk.
     pub disk_hits: u64,
-    /// Compiled.
+    /// Compiled, or tried to.
     pub compiled: u64,
     /// Bytes in memory now.
     pub bytes: usize,
 }
 
 pub(crate) struct CodeCache {
-    cells: Mutex<LruCache<Digest, Cell>>,
+    entries: Mutex<LruCache<Key, Arc<Entry>>>,
+    refusals: Mutex<LruCache<Key, (Instant, Box<Outcome>)>>,
     bytes_max: usize,
-    dir: Option<PathBuf>,
-    environment: blake3::Hash,
     pub(crate) hits: AtomicU64,
     pub(crate) disk_hits: AtomicU64,
     pub(crate) compiled: AtomicU64,
 }
 
 impl CodeCache {
-    pub(crate) fn new(engine: &Engine, dir: Option<PathBuf>, bytes_max: usize) -> io::Result<Self> {
-        if let Some(dir) = &dir {
-            create_private_dir(dir)?;
-            check_private_dir(dir)?;
-        }
-        Ok(CodeCache {
-            cells: Mutex::new(LruCache::new(COMPONENTS_MAX)),
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        CodeCache {
+            entries: Mutex::new(LruCache::new(COMPONENTS_MAX)),
+            refusals: Mutex::new(LruCache::new(REFUSALS_MAX)),
             bytes_max,
-            dir,
-            environment: environment(engine),
             hits: AtomicU64::new(0),
             disk_hits: AtomicU64::new(0),
             compiled: AtomicU64::new(0),
-        })
+        }
     }
 
-    pub(crate) fn cell(&self, digest: Digest) -> Cell {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        cells.get_or_insert(digest, Cell::default).clone()
+    pub(crate) fn entry(&self, key: Key) -> Arc<Entry> {
+        locked(&self.entries).get_or_insert(key, Arc::default).clone()
     }
 
     /// Forgets the components that were not used for longest until the rest fits.
     pub(crate) fn shrink(&self) {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut total: usize = cells.iter().map(|(_, cell)| bytes(cell)).sum();
-        while total > self.bytes_max && cells.len() > 1 {
-            let Some((_, cell)) = cells.pop_lru() else { break };
-            total -= bytes(&cell);
+        let mut entries = locked(&self.entries);
+        let mut total: usize = entries.iter().map(|(_, entry)| entry.bytes()).sum();
+        while total > self.bytes_max && entries.len() > 1 {
+            let Some((_, entry)) = entries.pop_lru() else { break };
+            total -= entry.bytes();
         }
     }
 
+    /// Why the component could not be compiled, if that is not long ago.
+    pub(crate) fn refusal(&self, key: Key) -> Option<Box<Outcome>> {
+        let mut refusals = locked(&self.refusals);
+        let (since, outcome) = refusals.get(&key)?;
+        if since.elapsed() < COMPILE_REFUSED_FOR {
+            return Some(outcome.clone());
+        }
+        refusals.pop(&key);
+        None
+    }
+
+    /// Remembers that the component could not be compiled, and would not be if it were tried again.
+    pub(crate) fn refuse(&self, key: Key, outcome: Box<Outcome>) {
+        locked(&self.refusals).put(key, (Instant::now(), outcome));
+    }
+
     pub(crate) fn counts(&self) -> CacheCounts {
-        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         CacheCounts {
-            bytes: cells.iter().map(|(_, cell)| bytes(cell)).sum(),
+            bytes: locked(&self.entries).iter().map(|(_, entry)| entry.bytes()).sum(),
             hits: self.hits.load(Ordering::Relaxed),
             disk_hits: self.disk_hits.load(Ordering::Relaxed),
             compiled: self.compiled.load(Ordering::Relaxed),
         }
     }
+}
 
-    /// What the compiled form of `digest` depends on, and the file that is named after it.
-    fn file(&self, digest: Digest) -> Option<(blake3::Hash, PathBuf)> {
-        let mut key = blake3::Hasher::new();
-        let key = key.update(digest.as_bytes()).update(self.environment.as_bytes()).finalize();
-        Some((key, self.dir.as_ref()?.join(format!("{}.cwasm", key.to_hex()))))
+/// A component that is prepared at most once, however many ask for it at the same time.
+#[derive(Default)]
+pub(crate) struct Entry {
+    pub(crate) prepared: OnceCell<Arc<Prepared>>,
+    wanted: Mutex<Wanted>,
+}
+
+/// Who waits for the component, and the compile they wait for.
+#[derive(Default)]
+struct Wanted {
+    waiters: usize,
+    running: Option<Compiling>,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.prepared.get().map_or(0, |prepared| prepared.code_bytes())
     }
 
-    /// The compiled form of `digest` from disk. A file that is not what was written is removed.
-    pub(crate) fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
-        let (key, path) = self.file(digest)?;
-        let bytes = fs::read(&path).ok()?;
-        let loaded = checked(key, &bytes).and_then(|code| deserialize(engine, code));
-        if loaded.is_none() {
-            tracing::warn!(path = %path.display(), "compiled code is damaged; compiling again");
-            let _ = fs::remove_file(&path);
+    /// One more who waits for the component.
+    pub(crate) fn wait(&self) -> Waiter<'_> {
+        locked(&self.wanted).waiters += 1;
+        Waiter(self)
+    }
+}
+
+/// Somebody who waits for a component. A compile goes on as long as there is one, whoever started it;
+/// when the last one is dropped, it is ended.
+pub(crate) struct Waiter<'a>(&'a Entry);
+
+impl Waiter<'_> {
+    /// The compile that runs.
+    pub(crate) fn running(&self) -> Option<Compiling> {
+        locked(&self.0.wanted).running.clone()
+    }
+
+    /// A compile runs from here on.
+    pub(crate) fn runs(&self, compiling: Compiling) -> Compiling {
+        locked(&self.0.wanted).running.insert(compiling).clone()
+    }
+
+    /// The compile has ended, and what came of it is known.
+    pub(crate) fn ended(&self) {
+        locked(&self.0.wanted).running = None;
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut wanted = locked(&self.0.wanted);
+        wanted.waiters -= 1;
+        if wanted.waiters == 0 {
+            wanted.running = None;
         }
-        loaded
-    }
-
-    /// Keeps the compiled form on disk. Without room there it is compiled again next time.
-    pub(crate) fn save(&self, digest: Digest, component: &Component) {
-        let Some((key, path)) = self.file(digest) else { return };
-        let saved = component.serialize().map_err(io::Error::other).and_then(|code| stage(key, &path, &code));
-        let saved = saved.and_then(|()| self.dir.as_ref().map_or(Ok(()), |dir| shrink_dir(dir, DISK_BYTES_MAX)));
-        if let Err(error) = saved {
-            tracing::warn!(path = %path.display(), %error, "compiled code was not kept");
-        }
     }
 }
 
-fn bytes(cell: &Cell) -> usize {
-    cell.get().map_or(0, |prepared| prepared.code_bytes())
-}
-
-/// Everything compiled code depends on besides the component: wasmtime's exact version, its
-/// settings, the target and the processor's features.
-fn environment(engine: &Engine) -> blake3::Hash {
-    let mut settings = Settings(blake3::Hasher::new());
-    engine.precompile_compatibility_hash().hash(&mut settings);
-    settings.0.update(WASMTIME_VERSION.as_bytes());
-    settings.0.finalize()
-}
-
-struct Settings(blake3::Hasher);
-
-impl Hasher for Settings {
-    fn finish(&self) -> u64 {
-        u64::from_le_bytes(self.0.finalize().as_bytes()[..8].try_into().unwrap_or_default())
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-}
-
-/// Checksum of `code` under the name made of `key`: a good file of another component has another.
-fn checksum(key: blake3::Hash, code: &[u8]) -> blake3::Hash {
-    blake3::keyed_hash(key.as_bytes(), code)
-}
-
-/// The code after its checksum, if the checksum is right.
-fn checked(key: blake3::Hash, bytes: &[u8]) -> Option<&[u8]> {
-    let (sum, code) = bytes.split_at_checked(blake3::OUT_LEN)?;
-    (checksum(key, code).as_bytes() == sum).then_some(code)
-}
-
-#[allow(unsafe_code)]
-fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
-    // SAFETY: the bytes are from a file in a folder only we can write, named after this engine's
-    // settings, and its checksum is that of what `Component::serialize` returned for this key.
-    let component = unsafe { Component::deserialize(engine, code) };
-    component.ok()
-}
-
-fn stage(key: blake3::Hash, path: &Path, code: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(checksum(key, code).as_bytes())?;
-    file.write_all(code)?;
-    file.persist(path)?;
-    Ok(())
-}
-
-fn create_private_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    builder.mode(0o700);
-    builder.create(dir)
-}
-
-/// Errors: someone else could have put code into `dir`, or still can.
-fn check_private_dir(dir: &Path) -> io::Result<()> {
-    let refused = |why: String| {
-        let message = format!("{why}; compiled code is run as it is found there, so only its user may reach it");
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
-    };
-    let (found, own) = (fs::symlink_metadata(dir)?, rustix::process::geteuid().as_raw());
-    let mode = found.mode() & 0o7777;
-    if !found.is_dir() {
-        return refused("it is no folder but a link to one: remove the link".into());
-    }
-    if found.uid() != own {
-        return refused(format!("it belongs to user {}, not to {own}: `chown` or remove it", found.uid()));
-    }
-    if mode & 0o077 != 0 {
-        return refused(format!("others can get at it (mode {mode:04o}): remove what is in it, then `chmod 700` it"));
-    }
-    Ok(())
-}
-
-/// Removes the files that were written first until the rest has at most `bytes_max`; also what
-/// writes that were cut short left behind.
-fn shrink_dir(dir: &Path, bytes_max: u64) -> io::Result<()> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        // One that is gone by now was removed by another write.
-        let entry = entry?;
-        let Ok(found) = entry.metadata() else { continue };
-        files.push((found.modified()?, found.len(), entry.path()));
-    }
-    files.sort();
-    let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-    for (_, bytes, path) in files {
-        if total <= bytes_max {
-            break;
-        }
-        let _ = fs::remove_file(path);
-        total -= bytes;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::*;
-
-    #[test]
-    fn the_files_that_were_written_first_make_room() {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, age) in [("newest", 1), ("oldest", 3), ("older", 2)] {
-            let file = fs::File::create(dir.path().join(name)).unwrap();
-            file.set_len(100).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
-        }
-        let left = |bytes_max| {
-            shrink_dir(dir.path(), bytes_max).unwrap();
-            let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(left(300), ["newest", "older", "oldest"]);
-        assert_eq!(left(299), ["newest", "older"]);
-        assert_eq!(left(100), ["newest"]);
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

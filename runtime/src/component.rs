@@ -1,7 +1,10 @@
 //! Admission: from bytes to a component that is ready to be instantiated.
 //!
 //! A component that gets through here is WebAssembly, small enough, one of the three kinds a job
-//! may be, and imports nothing that it was not granted.
+//! may be, and imports nothing that it was not granted. `compile` is all that reads the bytes of a
+//! stranger; a node has it done in another process (`compiler`). `load` and `link` see what came out.
+
+use std::borrow::Cow;
 
 use wasmparser::{BinaryReader, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Parser, Payload};
 use wasmtime::{
@@ -14,7 +17,9 @@ use crate::{
     adapt,
     blob::Digest,
     capability::{self, JobPre},
+    compiler::Code,
     grants::Grants,
+    imports::{Need, grant_for},
     limits::{COMPONENT_BYTES_MAX, COMPONENT_DEPTH_MAX, Limit},
     report::Outcome,
     store::State,
@@ -23,6 +28,7 @@ use crate::{
 /// A component that is compiled and linked: an attempt only has to instantiate it.
 pub struct Prepared {
     digest: Digest,
+    engine: Engine,
     code_bytes: usize,
     imports: Vec<String>,
     pub(crate) entry: Entry,
@@ -36,12 +42,17 @@ impl Prepared {
 
     /// The outcome of an attempt that was not granted what this component imports.
     pub(crate) fn refused_grants(&self, grants: &Grants) -> Option<Outcome> {
-        self.imports.iter().find_map(|import| {
-            let (_, is_granted, flag) =
-                capability::GRANTED.iter().find(|(name, ..)| *name == without_version(import))?;
-            let message = || format!("it imports `{import}`, which was not granted: {flag} grants it");
-            (!is_granted(grants)).then(|| Outcome::invalid(message()))
+        self.imports.iter().find_map(|import| match grant_for(import) {
+            Need::Flag(flag) if !capability::is_granted(import, grants) => {
+                Some(Outcome::invalid(format!("it imports `{import}`, which was not granted: {flag} grants it")))
+            }
+            _ => None,
         })
+    }
+
+    /// The engine it was compiled for, the only one it can run in.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Bytes of machine code and data.
@@ -58,38 +69,62 @@ pub(crate) enum Entry {
     Command(CommandPre<State>),
 }
 
-/// Validates and compiles `bytes`, adapting a plain module. Takes from milliseconds to many
-/// seconds; call it where that is allowed.
-/// Errors: an `invalid` or `compile` outcome.
-pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Box<Outcome>> {
+/// Validates and compiles `bytes`, adapting a plain module, to code that `load` takes. Takes from
+/// milliseconds to for ever, and as much memory; call it where that is allowed.
+/// Errors: an `invalid` or `limit` outcome.
+pub(crate) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Box<Outcome>> {
+    let component = admit(bytes)?;
+    engine.precompile_component(&component).map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// Makes a component of its machine code.
+/// Errors: an `invalid` or `limit` outcome; also if the code is for another engine.
+#[allow(unsafe_code)]
+pub(crate) fn load(engine: &Engine, code: &Code) -> Result<Component, Box<Outcome>> {
+    // SAFETY: `Code` is what `compile` returned, in this process or one that is this program, and
+    // nobody could change since; wasmtime itself checks that it was made with this engine's settings.
+    let component = unsafe { Component::deserialize(engine, code.as_bytes()) };
+    component.map_err(|error| Box::new(not_compiled(&error)))
+}
+
+/// Everything that happens before compiling: the component that would be compiled, which is an adapted
+/// plain module or `bytes` themselves.
+/// Errors: an `invalid` or `limit` outcome.
+#[doc(hidden)]
+pub fn admit(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
+    let component = as_component(bytes)?;
+    check_before_compiling(&component)?;
+    Ok(component)
+}
+
+/// The component that `bytes` are, or that the plain module in them becomes.
+/// Errors: an `invalid` or `limit` outcome.
+pub(crate) fn as_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     if bytes.len() as u64 > COMPONENT_BYTES_MAX {
         return Err(Box::new(too_large(bytes.len() as u64)));
     }
-    let adapted = match kind(bytes) {
-        Some(Kind::Component) => None,
+    match kind(bytes) {
+        Some(Kind::Component) => Ok(bytes.into()),
         Some(Kind::Module) => {
             adapt::component_types(bytes).try_for_each(|component| refuse_deep(outline(component).depth_max))?;
-            Some(adapt::adapt(bytes).map_err(invalid)?)
+            Ok(adapt::adapt(bytes).map_err(invalid)?.into())
         }
-        None => return Err(invalid(not_wasm(bytes))),
-    };
-    let component = adapted.as_deref().unwrap_or(bytes);
-    check_before_compiling(component)?;
-    Component::from_binary(engine, component).map_err(|error| Box::new(not_compiled(&error)))
+        None => Err(invalid(not_wasm(bytes))),
+    }
 }
 
 /// What a component says of itself before the first byte that makes no sense: the compiler says
 /// what is wrong there.
 #[derive(Default)]
-struct Outline {
+pub(crate) struct Outline {
     /// Interfaces and functions it imports.
-    imports: Vec<String>,
+    pub(crate) imports: Vec<String>,
     /// How deep components, or types of components and instances, are nested in it.
-    depth_max: usize,
+    pub(crate) depth_max: usize,
 }
 
-fn outline(component: &[u8]) -> Outline {
+pub(crate) fn outline(component: &[u8]) -> Outline {
     let (mut outline, mut depth) = (Outline::default(), 0_usize);
     for payload in Parser::new(0).parse_all(component).map_while(Result::ok) {
         match payload {
@@ -158,7 +193,7 @@ fn skip_or_open_type(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Option
     reader.read::<ComponentType<'_>>().map(|_| None)
 }
 
-fn refuse_deep(depth: usize) -> Result<(), Outcome> {
+pub(crate) fn refuse_deep(depth: usize) -> Result<(), Outcome> {
     if depth <= COMPONENT_DEPTH_MAX {
         return Ok(());
     }
@@ -199,7 +234,7 @@ pub(crate) fn too_large(size: u64) -> Outcome {
 pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component) -> Result<Prepared, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     refuse_foreign(imports(component)).map_err(invalid)?;
-    let export = find_entry(component).map_err(invalid)?;
+    let export = find_entry(exports(component)).map_err(invalid)?;
     let linked = linker
         .instantiate_pre(component)
         .map_err(|error| invalid(format!("the component does not fit this host: {error:#}")))?;
@@ -210,15 +245,16 @@ pub(crate) fn link(linker: &Linker<State>, digest: Digest, component: &Component
     let entry = entry.map_err(|error| invalid(format!("the component's export has the wrong type: {error:#}")))?;
     let image = component.image_range();
     let code_bytes = image.end as usize - image.start as usize;
-    Ok(Prepared { digest, code_bytes, imports: imports(component), entry })
+    Ok(Prepared { digest, engine: component.engine().clone(), code_bytes, imports: imports(component), entry })
 }
 
-enum Kind {
+#[derive(PartialEq, Eq)]
+pub(crate) enum Kind {
     Module,
     Component,
 }
 
-fn kind(bytes: &[u8]) -> Option<Kind> {
+pub(crate) fn kind(bytes: &[u8]) -> Option<Kind> {
     match bytes.get(..8)? {
         [0, b'a', b's', b'm', 1, 0, 0, 0] => Some(Kind::Module),
         [0, b'a', b's', b'm', _, _, 1, 0] => Some(Kind::Component),
@@ -237,10 +273,6 @@ fn not_wasm(bytes: &[u8]) -> String {
     }
 }
 
-/// Interfaces of WASI 0.2 that are always linked, because the standard library of every language
-/// imports them; without a grant they have no files and refuse every socket.
-const WASI: [&str; 6] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
-
 fn imports(component: &Component) -> Vec<String> {
     component
         .component_type()
@@ -252,7 +284,7 @@ fn imports(component: &Component) -> Vec<String> {
         .collect()
 }
 
-fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
+pub(crate) fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
     imports.retain(|name| !is_granted(name));
     match imports.first() {
         None => Ok(()),
@@ -260,17 +292,9 @@ fn refuse_foreign(mut imports: Vec<String>) -> Result<(), String> {
     }
 }
 
-fn without_version(import: &str) -> &str {
-    import.split_once('@').map_or(import, |(interface, _)| interface)
-}
-
 fn is_granted(import: &str) -> bool {
-    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    let wasi = WASI.iter().any(|package| interface.starts_with(package));
     // Whether this job was granted it is seen when it starts.
-    let grantable = capability::GRANTED.iter().any(|(name, ..)| *name == interface);
-    let is_known = wasi || grantable || capability::ALWAYS.contains(&interface);
-    is_known && (version.starts_with("0.2.") || !interface.starts_with("wasi:"))
+    grant_for(import) != Need::Unavailable
 }
 
 /// Names that a message lists before it only counts them.
@@ -286,10 +310,10 @@ fn quoted(names: &[String]) -> String {
 
 /// What the author can do about an import that is refused: the flag that would grant it.
 fn way_out(import: &str) -> String {
+    if let Some(flag) = grant_for(import).flag() {
+        return format!("`{flag}` is what grants it");
+    }
     match import.split_once('/').map_or(import, |(package, _)| package) {
-        "wasi:http" => "a job can send requests with WASI 0.2 (`wasi:http/outgoing-handler` and `types`, granted by \
-                        --grant http=HOST), and serves none"
-            .into(),
         package if package.starts_with("wasi:") => {
             format!(
                 "this host has WASI 0.2 (cli, io, clocks, random, filesystem, sockets) and no `{package}`, so no --grant gives it"
@@ -299,19 +323,43 @@ fn way_out(import: &str) -> String {
     }
 }
 
-enum Export {
+/// What is called of a component.
+pub(crate) enum Export {
     Run,
     Command,
 }
 
-fn find_entry(component: &Component) -> Result<Export, String> {
+/// What an export is, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exported {
+    Func,
+    Instance,
+    Other,
+}
+
+fn exports(component: &Component) -> Vec<(String, Exported)> {
+    let exports = component.component_type();
+    let exports = exports.exports(component.engine()).map(|(name, item)| {
+        let exported = match item.ty {
+            ComponentItem::ComponentFunc(_) => Exported::Func,
+            ComponentItem::ComponentInstance(_) => Exported::Instance,
+            _ => Exported::Other,
+        };
+        (name.to_owned(), exported)
+    });
+    exports.collect()
+}
+
+/// What is called of a component with these exports.
+/// Errors: why nothing is.
+pub(crate) fn find_entry(exports: impl IntoIterator<Item = (String, Exported)>) -> Result<Export, String> {
     let mut names = Vec::new();
     let mut command = false;
-    for (name, item) in component.component_type().exports(component.engine()) {
-        match item.ty {
-            ComponentItem::ComponentFunc(_) if name == "run" => return Ok(Export::Run),
-            ComponentItem::ComponentInstance(_) if name.starts_with("wasi:cli/run@0.2.") => command = true,
-            _ => names.push(name.to_owned()),
+    for (name, exported) in exports {
+        match exported {
+            Exported::Func if name == "run" => return Ok(Export::Run),
+            Exported::Instance if name.starts_with("wasi:cli/run@0.2.") => command = true,
+            _ => names.push(name),
         }
     }
     match (command, names.is_empty()) {

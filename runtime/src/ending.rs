@@ -117,14 +117,17 @@ fn limited(limit: Limit, limits: &Limits) -> Outcome {
         Limit::Stack => format!("used up its stack of {}KiB", limits::STACK_BYTES_MAX / 1024),
         Limit::Table => format!("wanted a table of more than {} elements", limits.table),
         Limit::Handles => {
-            let (host, all) = (limits.handles, limits::COMPONENT_HANDLES_MAX);
-            format!("held more than {host} handles on host objects or {all} in all")
+            let (host, files, all) = (limits.handles, limits::FILES_MAX, limits::COMPONENT_HANDLES_MAX);
+            format!("held more than {host} handles on host objects, {files} on files or {all} in all")
         }
         Limit::Call => {
-            let (bytes, random) = (limits::CALL_BYTES_MAX >> 20, limits::RANDOM_BYTES_MAX >> 10);
-            format!("passed more than {bytes}MiB to the host in one call, or asked for more than {random}KiB of random")
+            let (bytes, random) = (limits::CALL_BYTES_MAX >> 20, limits::RANDOM_BYTES_MAX >> 20);
+            format!("passed more than {bytes}MiB to the host in one call, or asked for more than {random}MiB of random")
         }
-        Limit::Scratch => "put more into its scratch folder than was granted".into(),
+        Limit::Scratch => format!(
+            "put more into its scratch folder than --grant scratch=SIZE allows, or more than {} entries",
+            limits::SCRATCH_ENTRIES_MAX
+        ),
         Limit::Instances => "has more instances, memories or tables than an attempt may".into(),
         Limit::Input | Limit::Compile => format!("reached its {limit} limit"),
     };

@@ -1,5 +1,6 @@
 //! The wasmtime engine: which of its features guests get, and why.
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel, PoolingAllocationConfig, Strategy,
     WasmBacktraceDetails, WasmFeatures,
@@ -10,12 +11,30 @@ use crate::limits;
 /// The exact wasmtime this was built with.
 pub const WASMTIME_VERSION: &str = env!("WASMTIME_VERSION");
 
+/// How code is compiled. Code of one variant does not run in an engine of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// The bits of a NaN are whatever the processor makes of them.
+    Fast,
+    /// The same input gives the same output everywhere: every NaN has the same bits.
+    Deterministic,
+}
+
+impl Variant {
+    /// The variant of a job.
+    #[must_use]
+    pub fn of(deterministic: bool) -> Self {
+        if deterministic { Variant::Deterministic } else { Variant::Fast }
+    }
+}
+
 /// Makes the engine for `slots` attempts at a time.
 ///
 /// Instances come from a pool, which makes a start twice as fast; where the address space for the
 /// pool cannot be had, every attempt maps its own memory instead.
-pub fn engine(slots: u32) -> wasmtime::Result<Engine> {
-    let mut config = config()?;
+pub fn engine(slots: u32, variant: Variant) -> wasmtime::Result<Engine> {
+    let mut config = config(variant)?;
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
     Engine::new(&config).or_else(|error| {
         tracing::warn!(%error, "no address space for an instance pool; every attempt will map its own memory");
@@ -24,11 +43,17 @@ pub fn engine(slots: u32) -> wasmtime::Result<Engine> {
     })
 }
 
-fn config() -> wasmtime::Result<Config> {
+/// Makes an engine that only compiles: code for [`engine`], without a pool for instances.
+pub(crate) fn compiling(variant: Variant) -> wasmtime::Result<Engine> {
+    Engine::new(&config(variant)?)
+}
+
+fn config(variant: Variant) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(variant == Variant::Deterministic)
         .consume_fuel(true)
         .max_wasm_stack(limits::STACK_BYTES_MAX)
         .async_stack_size(2 * limits::STACK_BYTES_MAX + (1 << 20))
@@ -43,20 +68,29 @@ fn config() -> wasmtime::Result<Config> {
         .concurrency_support(false)
         // Code that a faulty patch release compiled must not outlive it.
         .module_version(ModuleVersionStrategy::Custom(format!("wasmtime {WASMTIME_VERSION}")))?;
-    // What is left out is left out because most of wasmtime's own security fixes are about it and
-    // no job needs it.
-    for unwanted in [
-        WasmFeatures::THREADS,
-        WasmFeatures::MEMORY64,
-        WasmFeatures::MULTI_MEMORY,
-        WasmFeatures::RELAXED_SIMD,
-        WasmFeatures::EXCEPTIONS,
-        WasmFeatures::FUNCTION_REFERENCES,
-        WasmFeatures::GC,
-    ] {
+    for unwanted in UNWANTED {
         config.wasm_features(unwanted, false);
     }
     Ok(config)
+}
+
+/// What is left out is left out because most of wasmtime's own security fixes are about it and no
+/// job needs it.
+const UNWANTED: [WasmFeatures; 7] = [
+    WasmFeatures::THREADS,
+    WasmFeatures::MEMORY64,
+    WasmFeatures::MULTI_MEMORY,
+    WasmFeatures::RELAXED_SIMD,
+    WasmFeatures::EXCEPTIONS,
+    WasmFeatures::FUNCTION_REFERENCES,
+    WasmFeatures::GC,
+];
+
+/// What guests get, for looking at a component without an engine: wasmtime's own choice, less what
+/// is not wanted here and what wasmtime is built without. Tests hold the two together.
+pub(crate) fn features() -> WasmFeatures {
+    let unwanted = UNWANTED.into_iter().fold(WasmFeatures::GC_TYPES, |all, one| all | one);
+    (WasmFeatures::WASM3 | WasmFeatures::COMPONENT_MODEL) - unwanted
 }
 
 /// A pool that fits what `slots` attempts may have at most, all of which is address space only
@@ -85,4 +119,37 @@ fn pool(slots: u32) -> PoolingAllocationConfig {
         .async_stack_keep_resident(32 * 1024)
         .max_unused_warm_slots(slots);
     pool
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    use super::*;
+
+    fn settings(engine: &Engine) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    #[test]
+    fn what_compiles_and_what_runs_have_the_same_settings_and_the_variants_have_not() {
+        for variant in [Variant::Fast, Variant::Deterministic] {
+            assert_eq!(settings(&engine(1, variant).unwrap()), settings(&compiling(variant).unwrap()));
+        }
+        let [fast, deterministic] = [Variant::Fast, Variant::Deterministic].map(|variant| compiling(variant).unwrap());
+        assert_ne!(settings(&fast), settings(&deterministic));
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_features_of_the_processor_are_among_the_settings() {
+        let mut config = config(Variant::Fast).unwrap();
+        // Naming a target at all stands for a processor with the least features.
+        config.target("x86_64-unknown-linux-gnu").unwrap();
+        let least = Engine::new(&config).unwrap();
+        assert_ne!(settings(&least), settings(&compiling(Variant::Fast).unwrap()));
+    }
 }

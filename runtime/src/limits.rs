@@ -4,7 +4,7 @@
 //! the same for everybody and stand here as constants. `Limit` is what a report says when one of
 //! them ended an attempt.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,14 +109,55 @@ pub const HTTP_FIELDS_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of an attempt's memory that a handle on HTTP fields takes. An empty field of one letter is
 /// counted as 73 bytes by WASI and takes about 230.
 pub const HTTP_FIELDS_BYTES: u64 = 4 * HTTP_FIELDS_BYTES_MAX as u64;
-/// Random bytes for one call.
-pub const RANDOM_BYTES_MAX: u64 = 64 * 1024;
+/// Fuel of resolving a path, besides the call: several calls of the system.
+pub const PATH_FUEL: u64 = 5_000;
+/// Fuel of one entry of a folder that is listed or measured.
+pub const ENTRY_FUEL: u64 = 1_500;
+/// Fuel of each thing that a call waits for.
+pub const POLL_FUEL: u64 = 500;
+/// Fuel of having a file on the disk for certain: it is mostly waiting, for everybody on that disk.
+pub const SYNC_FUEL: u64 = 1_000_000;
+/// Random bytes for one call: as many as any call can carry. A program that asks for a buffer of them
+/// does not expect less, and cannot be given them in pieces; they take about 10 ms.
+pub const RANDOM_BYTES_MAX: u64 = CALL_BYTES_MAX as u64;
+/// Bytes of a path, as on most systems.
+pub const PATH_BYTES_MAX: usize = 4 * 1024;
+/// Files, folders, listings and streams of files that a guest can have open at once: below its
+/// handles, because the node has a limit of its own on open files that all attempts share.
+pub const FILES_MAX: usize = 256;
+/// Files, folders and links in a scratch folder. The disk has room for so many only, and somebody
+/// has to remove them afterwards.
+pub const SCRATCH_ENTRIES_MAX: u64 = 4_096;
+/// Bytes in memory of a folder that is being listed.
+pub const LISTING_BYTES: u64 = 40 * 1024;
 /// Bytes of one component. A Python component has 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Components inside components, which composing programs makes a few of. Compiling them takes
 /// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB. Also types inside
 /// types of components and instances: validating them takes stack, and 1,000 took all there is.
 pub const COMPONENT_DEPTH_MAX: usize = 64;
+/// Memory that one compile can have. The 18 MB of a Python component take about 700 MB.
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// Processor time that one compile can have, in seconds. A Python component takes 12.
+pub const COMPILE_CPU_S_MAX: u64 = 60;
+/// Time that one compile can have, half as much again: for a machine that does other things as well.
+pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(90);
+/// Bytes of machine code of one component: twice the largest component, which is about what
+/// compiling makes of it. The node holds them twice for a moment.
+pub const COMPILE_CODE_BYTES_MAX: u64 = 2 * COMPONENT_BYTES_MAX;
+/// Threads of one compile. Each takes memory, and the functions of a component are of such different
+/// size that more find little to do.
+pub const COMPILE_THREADS_MAX: usize = 8;
+/// Stack of the thread that validates and compiles.
+pub const COMPILE_STACK_BYTES_MAX: u64 = 8 << 20;
+/// Components that are compiled at the same time, if there are as many cores: one that takes all the
+/// time it is given should not keep all others waiting.
+pub const COMPILES_MAX: usize = 2;
+/// How long it is remembered that a component could not be compiled: a queue full of jobs of one that
+/// exhausts the compiler costs one compile in this time.
+pub const COMPILE_REFUSED_FOR: Duration = Duration::from_secs(600);
+/// Components of which that is remembered.
+pub const COMPILE_REFUSALS_MAX: usize = 1_024;
 /// Bytes of arguments and environment together.
 pub const ARGS_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one line of the log; longer lines are cut.

@@ -5,39 +5,41 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{OnceCell, Semaphore, oneshot},
     task::spawn_blocking,
 };
-use wasmtime::{CallHook, Engine, Store, StoreContextMut, component::Linker};
+use wasmtime::{CallHook, Engine, Store, StoreContextMut};
 
 use crate::{
     artifacts::Artifacts,
     blob::{Blob, BlobWriter, Digest},
-    capability::{self, Output},
+    capability::Output,
     code_cache::{CacheCounts, CodeCache},
-    component::{self, Entry, Prepared},
+    compiler::Compiler,
+    component::{Entry, Prepared},
     ending::{self, Ending},
-    engine,
+    engine::Variant,
     grants::Grants,
-    limits::{self, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
+    limits::{self, COMPILES_MAX, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
     log::LogSink,
+    machine::Machine,
     meter::LimitReached,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
     signals::Signals,
+    signature::TrustedKeys,
     store::State,
     threads::{self, Threads},
 };
 
 /// How long a guest that was cancelled may take to end by itself.
 const CANCEL_GRACE: Duration = Duration::from_millis(30);
-/// Components that are compiled at the same time. Compiling takes every core it can get.
-const COMPILES_MAX: usize = 1;
 /// Bytes of output that are kept in memory; more goes to a temporary file.
 const OUTPUT_MEMORY_BYTES: usize = 256 * 1024;
 
@@ -50,18 +52,44 @@ pub struct SandboxConfig {
     pub code_dir: Option<PathBuf>,
     /// Bytes of compiled components in memory.
     pub code_bytes_max: usize,
+    /// Where components are compiled.
+    pub compiler: Compiler,
     /// Where outputs go that are too large for memory; nothing there outlives its attempt.
     pub spill_dir: PathBuf,
+    /// Who must have signed a component; nobody by default.
+    pub trusted_keys: TrustedKeys,
+}
+
+impl SandboxConfig {
+    /// Trusts everybody, compiles in this process and keeps compiled code in memory only: for tests,
+    /// benchmarks and components of one's own.
+    #[must_use]
+    pub fn new(slots: usize, spill_dir: PathBuf) -> Self {
+        SandboxConfig {
+            slots,
+            code_dir: None,
+            code_bytes_max: 64 << 20,
+            compiler: Compiler::InProcess,
+            spill_dir,
+            trusted_keys: TrustedKeys::default(),
+        }
+    }
 }
 
 /// Runs attempts. Cheap to share behind an `Arc`.
 pub struct Sandbox {
-    engine: Engine,
-    linker: Linker<State>,
-    cache: CodeCache,
-    compiling: Arc<Semaphore>,
+    fast: Arc<Machine>,
+    /// Made when the first job asks for it.
+    deterministic: OnceCell<Arc<Machine>>,
+    slots: u32,
+    code_dir: Option<PathBuf>,
+    code_context: Vec<u8>,
+    pub(crate) cache: CodeCache,
+    pub(crate) compiler: Compiler,
+    pub(crate) compiling: Arc<Semaphore>,
     threads: Threads,
     scratch: Scratch,
+    trusted: Arc<TrustedKeys>,
 }
 
 /// Why there is no sandbox.
@@ -136,81 +164,67 @@ impl Scratch {
     pub(crate) fn writer(&self) -> BlobWriter {
         BlobWriter::new(&self.0, OUTPUT_MEMORY_BYTES)
     }
+
+    /// The folder they go to.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
 }
 
 impl Sandbox {
     /// Makes a sandbox and starts its threads.
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
-        let broken = |error: wasmtime::Error| SandboxError::Engine { reason: format!("{error:#}") };
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
-        let engine = engine::engine(slots).map_err(broken)?;
-        let mut linker = Linker::new(&engine);
-        capability::add_to_linker(&mut linker).map_err(broken)?;
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SandboxError::Setup { path, source }
-        };
-        let code_dir = config.code_dir.clone().unwrap_or_default();
-        let cache = CodeCache::new(&engine, config.code_dir, config.code_bytes_max).map_err(at(&code_dir))?;
-        let threads = Threads::start(slots as usize).map_err(at(&config.spill_dir))?;
-        let scratch = Scratch(config.spill_dir.into());
-        Ok(Sandbox { engine, linker, cache, compiling: Arc::new(Semaphore::new(COMPILES_MAX)), threads, scratch })
+        // Code that was kept when others were trusted is not found.
+        let context = config.trusted_keys.to_environment();
+        let fast = Machine::new(slots, Variant::Fast, config.code_dir.as_deref(), &context)?;
+        let no_threads = |source| SandboxError::Setup { path: config.spill_dir.clone(), source };
+        let threads = Threads::start(slots as usize).map_err(no_threads)?;
+        let compiles = thread::available_parallelism().map_or(1, usize::from).min(COMPILES_MAX);
+        Ok(Sandbox {
+            fast: Arc::new(fast),
+            deterministic: OnceCell::new(),
+            slots,
+            code_dir: config.code_dir,
+            code_context: context,
+            cache: CodeCache::new(config.code_bytes_max),
+            compiler: config.compiler,
+            compiling: Arc::new(Semaphore::new(compiles)),
+            threads,
+            scratch: Scratch(config.spill_dir.into()),
+            trusted: Arc::new(config.trusted_keys),
+        })
     }
 
-    /// The component `digest` ready to run, and how long it took to compile: nothing if it was
-    /// compiled before. `bytes` is asked for only if it was not; however many ask at the same time,
-    /// it is compiled once.
-    ///
-    /// Errors: the outcome that a job of this component has.
-    pub async fn prepare<F>(&self, digest: Digest, bytes: F) -> Result<(Arc<Prepared>, Duration), Box<Outcome>>
-    where
-        F: Future<Output = Result<Blob, Box<Outcome>>> + Send,
-    {
-        let cell = self.cache.cell(digest);
-        if let Some(prepared) = cell.get() {
-            self.cache.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok((prepared.clone(), Duration::ZERO));
+    /// The engine of `variant`, and what belongs to it.
+    pub(crate) async fn machine(&self, variant: Variant) -> Result<Arc<Machine>, Box<Outcome>> {
+        if variant == Variant::Fast {
+            return Ok(self.fast.clone());
         }
-        let mut took = Duration::ZERO;
-        let prepared = cell.get_or_try_init(|| self.load(digest, bytes, &mut took)).await?.clone();
-        self.cache.shrink();
-        Ok((prepared, took))
+        let make = async || {
+            let (slots, dir, context) = (self.slots, self.code_dir.clone(), self.code_context.clone());
+            let made = spawn_blocking(move || Machine::new(slots, variant, dir.as_deref(), &context)).await;
+            let made = made.map_err(|panic| panic.to_string())?.map_err(|error| error.to_string())?;
+            Ok::<_, String>(Arc::new(made))
+        };
+        let made = self.deterministic.get_or_try_init(make).await;
+        made.cloned().map_err(|reason| Box::new(Outcome::ended(OutcomeKind::Error, reason, true)))
     }
 
-    /// Compiles or loads a component; `took` becomes the time that compiling took.
-    async fn load<F>(&self, digest: Digest, bytes: F, took: &mut Duration) -> Result<Arc<Prepared>, Box<Outcome>>
-    where
-        F: Future<Output = Result<Blob, Box<Outcome>>> + Send,
-    {
-        if let Some(component) = self.cache.load(&self.engine, digest) {
-            self.cache.disk_hits.fetch_add(1, Ordering::Relaxed);
-            return component::link(&self.linker, digest, &component).map(Arc::new);
+    /// Refuses what no trusted key signed, before anything else looks into the bytes.
+    pub(crate) async fn check_signature(&self, digest: Digest, component: &Blob) -> Result<(), Box<Outcome>> {
+        if self.trusted.is_empty() {
+            return Ok(());
         }
-        let bytes = bytes.await?;
-        if bytes.size() > COMPONENT_BYTES_MAX {
-            return Err(Box::new(component::too_large(bytes.size())));
-        }
-        let bytes = bytes
-            .to_bytes(COMPONENT_BYTES_MAX)
-            .map_err(|error| Box::new(Outcome::ended(OutcomeKind::Error, error.to_string(), true)))?;
-        let turn = self.compiling.clone().acquire_owned().await;
-        let engine = self.engine.clone();
-        let started = Instant::now();
-        let compile = move || {
-            let compiled = component::compile(&engine, &bytes);
-            // Held until here even if nobody waits any more: compiling cannot be stopped.
-            drop(turn);
-            compiled
+        let (trusted, component) = (self.trusted.clone(), component.clone());
+        let check = move || match component.to_bytes(COMPONENT_BYTES_MAX) {
+            Ok(bytes) => trusted.check(digest, &bytes).map_err(|untrusted| Outcome::invalid(untrusted.to_string())),
+            Err(error) => Err(Outcome::ended(OutcomeKind::Error, error.to_string(), true)),
         };
-        let compiled = spawn_blocking(compile).await;
-        let component = compiled.unwrap_or_else(|panic| {
-            Err(Box::new(Outcome::invalid(format!("the compiler gave up on this component: {panic}"))))
-        })?;
-        *took = started.elapsed();
-        self.cache.compiled.fetch_add(1, Ordering::Relaxed);
-        let prepared = component::link(&self.linker, digest, &component)?;
-        self.cache.save(digest, &component);
-        Ok(Arc::new(prepared))
+        match spawn_blocking(check).await {
+            Ok(checked) => checked.map_err(Box::new),
+            Err(panic) => Err(Box::new(Outcome::ended(OutcomeKind::Error, format!("{digest}: {panic}"), true))),
+        }
     }
 
     /// Starts an attempt on the next free guest thread.
@@ -219,9 +233,9 @@ impl Sandbox {
     /// in the middle of one long instruction is reported as cancelled before it can be stopped.
     pub fn start<R: Send + 'static>(&self, attempt: Attempt, release: R) -> Running {
         let (send, report) = oneshot::channel();
-        let (engine, scratch) = (self.engine.clone(), self.scratch.clone());
+        let scratch = self.scratch.clone();
         self.threads.run(move |runtime| {
-            let live = AssertUnwindSafe(live(&engine, &scratch, attempt)).catch_unwind();
+            let live = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind();
             let ended = runtime.block_on(async {
                 let ended = live.await;
                 threads::end_tasks().await;
@@ -236,12 +250,12 @@ impl Sandbox {
     /// Runs an attempt on the thread that polls the future, which a spinning guest delays.
     /// This is what `start` does on a guest thread; it is here for benchmarks.
     pub async fn run_here(&self, attempt: Attempt) -> AttemptReport {
-        live(&self.engine, &self.scratch, attempt).await
+        live(&self.scratch, attempt).await
     }
 
     /// The engine attempts run on. Benchmarks compare with wasmtime itself on the same one.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        &self.fast.engine
     }
 
     /// What the cache of compiled components did so far.
@@ -261,12 +275,12 @@ fn host_failed(panic: &(dyn Any + Send)) -> Outcome {
 }
 
 /// The life of one attempt: a store, an instance, one call; then the account.
-async fn live(engine: &Engine, scratch: &Scratch, attempt: Attempt) -> AttemptReport {
+async fn live(scratch: &Scratch, attempt: Attempt) -> AttemptReport {
     let started = Instant::now();
     if let Some(outcome) = refused_input(&attempt).or_else(|| attempt.component.refused_grants(&attempt.grants)) {
         return AttemptReport::unstarted(outcome);
     }
-    let mut store = Store::new(engine, State::new(&attempt, scratch));
+    let mut store = Store::new(attempt.component.engine(), State::new(&attempt, scratch));
     let ending = match arm(&mut store, &attempt) {
         Ok(()) => finish_in_time(&mut store, &attempt).await,
         Err(error) => Ending::Failed(error),

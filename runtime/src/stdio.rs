@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Bytes a stream hands over or takes at once.
-const STREAM_BYTES: usize = 64 * 1024;
+pub(crate) const STREAM_BYTES: usize = 64 * 1024;
 /// How much of the end of standard error is kept for the message of a failed attempt.
 const TAIL_BYTES: usize = 512;
 

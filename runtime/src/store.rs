@@ -9,15 +9,16 @@ use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::{
     WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
     clocks::{MonotonicClock, WallClock},
+    filesystem::WasiFilesystemCtxView,
 };
 
 use crate::{
     artifacts::Artifacts,
     blob::{Blob, BlobWriter, GROUP_BYTES},
-    capability::{Http, net},
+    capability::{Http, files::OpenFiles, net},
     clock::{Coarse, Virtual},
     component::Entry,
-    grants::{Clock, Grants, Random},
+    grants::{Clock, Grants, Random, SCRATCH_PATH},
     limits,
     meter::{Charges, LimitReached, Meter},
     random::{self, Metered},
@@ -51,6 +52,7 @@ pub(crate) struct State {
     pub(crate) log: Shared<Log>,
     pub(crate) artifacts: Arc<dyn Artifacts>,
     pub(crate) scratch: Scratch,
+    pub(crate) files: OpenFiles,
     /// Blobs the guest holds: each can be an open file and keep a group of bytes in memory.
     pub(crate) blobs: usize,
     /// Artifacts being written.
@@ -94,6 +96,7 @@ impl State {
             log,
             artifacts: attempt.artifacts.clone(),
             scratch: scratch.clone(),
+            files: OpenFiles::default(),
             blobs: 0,
             writers: 0,
             host_time: Duration::ZERO,
@@ -141,6 +144,11 @@ impl State {
     pub(crate) fn writer(&self) -> BlobWriter {
         self.scratch.writer()
     }
+
+    /// What wasmtime's own host for `wasi:filesystem` works on.
+    pub(crate) fn wasi_files(&mut self) -> WasiFilesystemCtxView<'_> {
+        WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table }
+    }
 }
 
 /// The id that every deterministic job sees.
@@ -152,7 +160,8 @@ fn held_by(blob: &Blob) -> u64 {
     blob.size().min(GROUP_BYTES) + groups.saturating_mul(limits::TREE_NODE_BYTES)
 }
 
-/// WASI without files and without network: what every language's standard library needs to start.
+/// WASI without network, and without files but those in `capability::files`: what every language's
+/// standard library needs to start.
 fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>, charges: &Charges) -> WasiCtxBuilder {
     let mut builder = WasiCtx::builder();
     builder
@@ -168,6 +177,9 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>, charges: 
         // What a job returns is its output; what it prints is for its author.
         Entry::Job(_) => builder.stdout(GuestOutput(log.clone())),
     };
+    if attempt.grants.scratch_bytes.is_some() && attempt.env.iter().all(|(name, _)| name != "TMPDIR") {
+        builder.env("TMPDIR", SCRATCH_PATH);
+    }
     for (name, value) in &attempt.env {
         builder.env(name, value);
     }

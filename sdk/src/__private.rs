@@ -61,10 +61,17 @@ pub fn run(job: Job, input: host::HostBlob) -> Result<bindings::Output, bindings
 #[cfg(target_arch = "wasm32")]
 fn hand_over(output: Output) -> Result<bindings::Output, Error> {
     Ok(match output {
+        // More than a host takes in one call is written in pieces.
+        Output::Bytes(bytes) if bytes.len() > RETURNED_BYTES_MAX => {
+            bindings::Output::Artifact(handle(crate::artifacts::put(&bytes)?)?)
+        }
         Output::Bytes(bytes) => bindings::Output::Bytes(bytes),
         Output::Artifact(artifact) => bindings::Output::Artifact(handle(artifact)?),
     })
 }
+
+#[cfg(target_arch = "wasm32")]
+const RETURNED_BYTES_MAX: usize = 1024 * 1024;
 
 /// The one handle to an artifact, to give away.
 #[cfg(target_arch = "wasm32")]

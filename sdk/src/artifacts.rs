@@ -52,6 +52,10 @@ impl Artifact {
         Artifact { blob, chunk_offset: 0, chunk: Vec::new(), consumed: 0 }
     }
 
+    pub(crate) fn blob(&self) -> &host::Blob {
+        &self.blob
+    }
+
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn into_blob(self) -> Arc<host::Blob> {
         self.blob

@@ -48,6 +48,8 @@
 //! - [`info!`] and its siblings write to the job's log, [`progress`] tells how far it is, and
 //!   [`cancelled`] says whether it should stop. [`job_id`] and [`attempt`] name it.
 //! - [`artifacts`] opens and writes large data by digest. Only what is read is in memory.
+//! - [`names`] finds and names artifacts (`--grant artifacts=PREFIX:ro|rw`), [`submit`] starts other jobs (`--grant jobs=N`),
+//!   [`secret`] is what the operator keeps (`--secret NAME`).
 //! - Everything in `std` that its grants allow: arguments, environment and clocks always; files
 //!   and sockets when they were granted.
 //! - Panicking ends the attempt as a trap, with the message in the job's standard error.
@@ -81,12 +83,17 @@ mod context;
 mod error;
 mod host;
 mod log;
+pub mod names;
+mod secret;
+mod submit;
 mod value;
 
 pub use artifacts::{Artifact, Input};
 pub use context::{attempt, cancelled, job_id, progress};
 pub use error::{Error, Result};
 pub use log::Level;
+pub use secret::secret;
+pub use submit::submit;
 pub use value::{Bytes, FromInput, IntoOutput, Output, Text};
 
 /// Makes `main` a job.

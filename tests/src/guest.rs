@@ -122,25 +122,62 @@ pub fn says_args_and_env() -> String {
     start(&format!("{} {}", print("$args_sizes", "$args"), print("$environ_sizes", "$environ")))
 }
 
-/// Imports something that needs a grant.
+/// A small component that takes more than 2 GiB to compile: each of 10,000 blocks ends with 1,000 values
+/// for the one around it.
+#[must_use]
+pub fn takes_memory_to_compile() -> String {
+    let (depth, width) = (10_000, 1_000);
+    let targets: String = (0..depth).map(|label| format!(" {label}")).collect();
+    format!(
+        r#"(module (type $many (func (result{}))) (func (export "_start") {} {} i32.const 0 br_table{targets} {} {}))"#,
+        " i32".repeat(width),
+        "block (type $many) ".repeat(depth),
+        "i32.const 0 ".repeat(width),
+        "end ".repeat(depth),
+        "drop ".repeat(width),
+    )
+}
+
+/// A component that takes time to compile, with the square of its `size`: about a second for 1,000. Its
+/// variables are all needed all the time, which is what registers are hard to find for.
+#[must_use]
+pub fn takes_time_to_compile(size: usize) -> String {
+    let variables = " i32".repeat(size);
+    let step = |i: usize| {
+        let [a, b, c] = [i % size, (i * 7_919 + 1) % size, (i * 31) % size];
+        let again = if i.is_multiple_of(10) { format!("local.get {a} br_if 0 ") } else { String::new() };
+        format!("local.get {a} local.get {b} i32.mul local.set {c} {again}")
+    };
+    let steps: String = (0..10 * size).map(step).collect();
+    format!(r#"(module (func (export "_start") (local{variables}) loop {steps} end))"#)
+}
+
+/// A command that imports something nobody granted.
 pub const WANTS_HTTP: &str = r#"(component
     (import "wasi:http/types@0.2.3" (instance))
     (core module $m (func (export "run") (result i32) (i32.const 0)))
     (core instance $i (instantiate $m))
     (func $run (result (result)) (canon lift (core func $i "run")))
-    (instance $cli (export "run" (func $run)))
-    (export "wasi:cli/run@0.2.3" (instance $cli)))"#;
+    (instance $command (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $command)))"#;
 
 /// The path of a guest of `guest-examples`, which is built before the tests.
 /// Panics, with what to do, if it is not there.
 #[must_use]
 pub fn example(name: &str) -> String {
+    example_for("wasm32-wasip2", name)
+}
+
+/// The same guest, built for this target.
+/// Panics, with what to do, if it is not there.
+#[must_use]
+pub fn example_for(target: &str, name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples");
-    let path = folder.join("target/wasm32-wasip2/release").join(format!("{name}.wasm"));
+    let path = folder.join("target").join(target).join("release").join(format!("{name}.wasm"));
     assert!(
         path.is_file(),
-        "{} is missing: build it with `cd guest-examples && ../deploy/guest-cargo build --release --target \
-         wasm32-wasip2`, as tests/run does",
+        "{} is missing: build it with `cd guest-examples && ../deploy/guest-cargo build --release --target {target}`, \
+         as tests/run does",
         path.display()
     );
     path.display().to_string()

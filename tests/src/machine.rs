@@ -118,7 +118,9 @@ impl Drop for Machine {
 }
 
 /// The binary that was built together with the tests.
-fn binary() -> PathBuf {
+/// Panics, with what to do, if it is not there.
+#[must_use]
+pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("a running program has a path");
     let built = own.ancestors().nth(2).expect("cargo puts tests into target/release/deps").join("wasmjob");
     assert!(

@@ -138,7 +138,7 @@ impl Drop for Process {
 }
 
 /// Sends a process a signal. Panics if there is no such process.
-pub(crate) fn send(pid: u32, signal: Signal) {
+pub fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(pid, signal).expect("the process is there");
 }
@@ -150,8 +150,20 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// The processes in which `pid` compiles components and that have `marker` in their request.
+#[must_use]
+pub fn compilers(pid: u32, marker: &str) -> Vec<u32> {
+    let compiles = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains("compile-worker") && line.contains(marker)
+    };
+    children(pid).into_iter().filter(compiles).collect()
+}
+
 /// Whether a process runs. One that ended and that nobody asked about does not.
-pub(crate) fn is_running(pid: u32) -> bool {
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
     !matches!(state, None | Some("Z" | "X"))

@@ -131,6 +131,15 @@ fn open_url(text: &str) -> Result<Arc<dyn ArtifactStore>, ArtifactError> {
     }
 }
 
+/// Reads a manifest as it is stored beside an artifact, and writes one of the same tree. For the
+/// fuzzers: manifests come from stores that nobody trusts.
+#[doc(hidden)]
+pub fn read_and_write_manifest(manifest: &[u8], digest: &Digest) -> Result<(Tree, Bytes), String> {
+    let tree = manifest::decode(manifest, digest).map_err(|error| error.to_string())?;
+    let written = manifest::encode(&tree);
+    Ok((tree, written))
+}
+
 /// The text of a URL as it may be shown.
 fn without_password(text: &str) -> String {
     match text.split_once("://").zip(text.rsplit_once('@')) {

@@ -62,7 +62,7 @@ pub(crate) async fn artifact(global: &Global, command: ArtifactCommand) -> Resul
 
 /// The store that is configured, else the cluster's, else without a cluster the folder in which `run`
 /// keeps large outputs.
-async fn store(global: &Global) -> Result<Arc<dyn ArtifactStore>, CliError> {
+pub(crate) async fn store(global: &Global) -> Result<Arc<dyn ArtifactStore>, CliError> {
     let config = global.load(Vec::new())?;
     let local = config.data.join("artifacts");
     if let Some(url) = config.artifacts.url.as_deref() {

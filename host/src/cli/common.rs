@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use wasmjob_runtime::{Blob, BlobWriter, Digest, Limits, limits::COMPONENT_BYTES_MAX};
 
-use super::{CliError, Global, render};
+use super::{CliError, Global, render, sign};
 use crate::{
     artifacts::{self, ArtifactError, ArtifactStore},
     config::Config,
@@ -88,6 +88,11 @@ impl JobArgs {
     /// Environment variables; the last value of a name counts.
     pub(crate) fn env(&self) -> BTreeMap<String, String> {
         self.env.iter().cloned().collect()
+    }
+
+    /// Whether it must do the same in every run.
+    pub(crate) fn is_deterministic(&self) -> bool {
+        self.deterministic.is_some()
     }
 
     /// A spec with what both commands take, its grants checked among themselves and against `offers`.
@@ -190,6 +195,7 @@ impl Cluster {
     pub(crate) async fn component(&self, component: &str) -> Result<Digest, CliError> {
         if let Some(path) = as_file(component)? {
             let blob = read_component(path)?;
+            sign::check(&self.config, &blob)?;
             upload(&*self.artifacts().await?, &blob, &format!("uploading {component}")).await?;
             return Ok(blob.digest());
         }

@@ -209,7 +209,7 @@ impl From<NodeError> for CliError {
                 CliError::platform(error).hint(hint)
             }
             NodeError::NameTaken { .. } => CliError::usage(error).hint("give this one another name with --name"),
-            NodeError::Sandbox(_) | NodeError::Folder { .. } => CliError::platform(error),
+            NodeError::Sandbox(_) | NodeError::Program(_) | NodeError::Folder { .. } => CliError::platform(error),
         }
     }
 }

@@ -8,6 +8,8 @@ mod common;
 mod config;
 mod exit;
 mod get;
+mod inspect;
+mod key;
 mod local_artifacts;
 mod logs;
 mod node;
@@ -17,6 +19,7 @@ mod push;
 mod render;
 mod run;
 mod secret;
+mod sign;
 mod status;
 mod submit;
 mod up;
@@ -82,6 +85,13 @@ enum Command {
     Node(node::NodeArgs),
     /// Store a component and print its digest
     Push(push::PushArgs),
+    /// Show what is in a component, what it needs and who signed it
+    Inspect(inspect::InspectArgs),
+    /// Make and show keys for signing components
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Sign a component
+    Sign(sign::SignArgs),
     /// Submit a job and print its id
     Submit(submit::SubmitArgs),
     /// Show a job
@@ -112,6 +122,12 @@ enum Command {
     ExecChild {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
+    },
+    /// Compile the component on standard input for a node
+    #[command(hide = true, disable_help_flag = true)]
+    CompileWorker {
+        /// What for, as JSON
+        request: String,
     },
 }
 
@@ -150,6 +166,12 @@ pub fn main() -> Exit {
     if let Command::ExecChild { args } = cli.command {
         return CliError::platform(crate::server::exec_child(args)).report(false);
     }
+    if let Command::CompileWorker { request } = cli.command {
+        return match wasmjob_runtime::compile_worker(&request) {
+            Ok(()) => Exit::Done,
+            Err(error) => CliError::platform(format!("the answer was not written: {error}")).report(false),
+        };
+    }
     crate::artifacts::install_tls_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -169,6 +191,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Up(args) => up::up(&global, args).await,
         Command::Node(args) => node::node(&global, args).await,
         Command::Push(args) => push::push(&global, args).await,
+        Command::Inspect(args) => inspect::inspect(&global, args).await,
+        Command::Key(command) => key::key(&global, command),
+        Command::Sign(args) => sign::sign(&global, args),
         Command::Submit(args) => submit::submit(&global, args).await,
         Command::Get(args) => get::get(&global, args).await,
         Command::Result(args) => get::result(&global, args).await,
@@ -180,6 +205,6 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Artifact(command) => artifact::artifact(&global, command).await,
         Command::Secret(command) => secret::secret(&global, command),
         Command::Config => config::config(&global),
-        Command::ExecChild { .. } => Ok(Exit::Done),
+        Command::ExecChild { .. } | Command::CompileWorker { .. } => Ok(Exit::Done),
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     CliError, Exit, Global,
     common::{Cluster, read_component, upload},
-    render,
+    render, sign,
 };
 use crate::names;
 
@@ -32,6 +32,7 @@ pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliErr
     }
     let blob = read_component(Path::new(&args.file))?;
     let cluster = Cluster::connect(global).await?;
+    sign::check(&cluster.config, &blob)?;
     upload(&*cluster.artifacts().await?, &blob, &format!("uploading {}", args.file.display())).await?;
     if let Some(name) = &args.name {
         let before = names::resolve(&cluster.broker, name).await?;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
-    SandboxConfig, Signals, millis,
+    SandboxConfig, Signals, TrustedKeys, Variant, millis,
 };
 
 use super::{
@@ -27,6 +27,7 @@ use super::{
     render,
 };
 use crate::{
+    compiler,
     grants::{NoChildren, NoNames, Offers, Services},
     lifecycle, private,
     wire::{OutputValue, Report, timestamp},
@@ -84,7 +85,8 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         log: Arc::new(log),
         signals: signals.clone(),
     };
-    let ended = make_attempt(&scratch, component, &signals, attempt).await?;
+    let (variant, trusted_keys) = (Variant::of(args.job.is_deterministic()), config.trusted_keys.clone());
+    let ended = make_attempt(&scratch, trusted_keys, component, variant, &signals, attempt).await?;
     // Only so long: stderr may be a pipe that nobody reads.
     let _ = timeout(LAST_LINES, written).await;
     let output = ended.output.clone();
@@ -144,7 +146,9 @@ async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, 
 /// Compiles the component and runs it once.
 async fn make_attempt(
     scratch: &Path,
+    trusted_keys: TrustedKeys,
     component: Blob,
+    variant: Variant,
     signals: &Signals,
     attempt: impl FnOnce(Arc<Prepared>) -> Attempt,
 ) -> Result<AttemptReport, CliError> {
@@ -154,12 +158,14 @@ async fn make_attempt(
         slots: 1,
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
+        compiler: compiler::of_own().map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
+        trusted_keys,
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");
     let prepared = tokio::select! {
-        prepared = sandbox.prepare(component.digest(), async { Ok(component) }) => prepared,
+        prepared = sandbox.prepare(component.digest(), variant, async { Ok(component) }) => prepared,
         () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
     };
     bar.finish_and_clear();

@@ -66,6 +66,9 @@ impl ConfigError {
         match self {
             ConfigError::Read { .. } => "give --config a file that exists and is readable".to_owned(),
             ConfigError::Syntax { .. } => "text values need quotes: name = \"value\"".to_owned(),
+            ConfigError::UnknownKey { key, .. } if key.ends_with(".trusted_keys") => {
+                "`trusted_keys` stands at the top of the file, before the first [section]".to_owned()
+            }
             ConfigError::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
             ConfigError::Value { from: Source::Default, key, .. } => {
                 format!("this machine gives no usable default: set `{key}` in the configuration")

@@ -49,7 +49,11 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "node.slots", default: Default::Machine(machine::slots) },
     // Long enough for a node that pauses, short enough that its jobs are elsewhere within a minute.
     Key { name: "queue.lease", default: Default::Text("30s") },
+    Key { name: TRUSTED_KEYS, default: Default::Unset },
 ];
+
+/// The one key that is in no section.
+pub(super) const TRUSTED_KEYS: &str = "trusted_keys";
 
 /// Short names of environment variables, for the values people set most.
 const SHORT: &[(&str, &str)] =
@@ -127,12 +131,15 @@ pub(super) fn of_env(name: &str) -> EnvName {
     if OTHER_VARIABLES.contains(&name) || !begins_like_a_section(rest) {
         return EnvName::NotOurs;
     }
-    EnvName::Unknown(rest.to_ascii_lowercase().replacen('_', ".", 1))
+    let key = rest.to_ascii_lowercase();
+    EnvName::Unknown(if key.starts_with("trusted") { key } else { key.replacen('_', ".", 1) })
 }
 
 fn begins_like_a_section(rest: &str) -> bool {
     let section = rest.split('_').next().unwrap_or_default().to_ascii_lowercase();
-    section == "limits" || KEYS.iter().any(|key| key.name.split('.').next() == Some(section.as_str()))
+    section == "limits"
+        || section.starts_with("trusted")
+        || KEYS.iter().any(|key| key.name.split(['.', '_']).next() == Some(section.as_str()))
 }
 
 /// Whether a text can name a node: it becomes part of subjects, keys and file names.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use wasmjob_runtime::grants::Clock;
+use wasmjob_runtime::{PublicKey, TrustedKeys, grants::Clock};
 
 use super::{ConfigError, Grants, Limits, LogFormat, Node, Offered, Setting, Source, keys};
 use crate::units::{Size, Span, UnitError};
@@ -143,6 +143,30 @@ impl Reader<'_> {
             let bounds = Duration::from_secs(1)..=Duration::from_secs(300);
             if bounds.contains(&lease) { Ok(lease) } else { Err("out of bounds".to_owned()) }
         })
+    }
+
+    /// The keys in a list. An empty list could mean everybody or nobody, so it is refused.
+    pub fn trusted_keys(&self) -> Result<TrustedKeys, ConfigError> {
+        let Some(Setting { value, source }) = self.settings.get(keys::TRUSTED_KEYS) else {
+            return Ok(TrustedKeys::default());
+        };
+        let wrong = |value: &str, reason: String| ConfigError::Value {
+            key: keys::TRUSTED_KEYS.to_owned(),
+            from: source.clone(),
+            value: value.to_owned(),
+            reason,
+            valid: "a list of public keys, as `wasmjob key new` prints them",
+        };
+        let named: Vec<_> = value.split(',').map(str::trim).filter(|key| !key.is_empty()).collect();
+        if named.is_empty() {
+            return Err(wrong(value, "it names no key; leave it out to run unsigned components".to_owned()));
+        }
+        // What is no key is not repeated: it may be a secret that got into the wrong place.
+        let parsed = named.iter().enumerate().map(|(place, text)| {
+            let shown = format!("entry {} ({} characters)", place + 1, text.chars().count());
+            text.parse::<PublicKey>().map_err(|error| wrong(&shown, error.to_string()))
+        });
+        parsed.collect()
     }
 
     fn parsed<T>(&self, key: &str, valid: &'static str) -> Result<T, ConfigError>

@@ -106,3 +106,43 @@ fn paths_in_the_file_are_relative_to_it() {
     let creds = config.nats.creds.unwrap();
     assert!(creds.is_absolute() && creds.ends_with("me.creds"), "{}", creds.display());
 }
+
+#[test]
+fn trusted_keys_are_read_from_the_top_of_the_file_and_from_the_environment() {
+    let [one, two] = [1, 2].map(|seed| wasmjob_runtime::PrivateKey::from_seed(&[seed; 32]));
+    let (first, second) = (one.public().to_string(), two.public().to_string());
+    assert!(load("", &[], &[]).unwrap().trusted_keys.is_empty());
+    let file = format!("trusted_keys = [\"{first}\", \"{second}\"]\n[node]\nslots = 2\n");
+    let config = load(&file, &[], &[]).unwrap();
+    assert!(config.trusted_keys.contains(&one.public()) && config.trusted_keys.contains(&two.public()));
+    let row = config.rows().into_iter().find(|row| row.key == "trusted_keys").unwrap();
+    assert_eq!(row.value.unwrap(), format!("{first},{second}"));
+    assert!(row.source.ends_with("config.toml:1"), "{}", row.source);
+    let config = load(&file, &[("WASMJOB_TRUSTED_KEYS", &format!(" {second} ,"))], &[]).unwrap();
+    assert!(!config.trusted_keys.contains(&one.public()) && config.trusted_keys.contains(&two.public()));
+}
+
+#[test]
+fn a_mistake_in_the_trusted_keys_never_means_that_nobody_is_asked_for() {
+    let private = wasmjob_runtime::PrivateKey::from_seed(&[1; 32]);
+    let (secret, public) = (private.to_secret_text(), private.public().to_string());
+    for (file, said) in [
+        ("trusted_keys = []\n".to_owned(), "names no key"),
+        ("trusted_keys = \" , \"\n".to_owned(), "names no key"),
+        ("trusted_keys = true\n".to_owned(), "trusted_keys"),
+        ("trusted_keys = [\"ed25519:abc\"]\n".to_owned(), "not a public key"),
+        (format!("trusted_keys = [\"{public}\", \"x\"]\n"), "entry 2"),
+        (format!("trusted_keys = [\"{secret}\"]\n"), "that is a private key"),
+        (format!("trusted_key = [\"{public}\"]\n"), "unknown key `trusted_key`"),
+        ("[trusted_keys]\n".to_owned(), "trusted_keys"),
+    ] {
+        let error = load(&file, &[], &[]).unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains(&secret), "{said}: {error}");
+    }
+    let error = load(&format!("[node]\ntrusted_keys = [\"{public}\"]\n"), &[], &[]).unwrap_err();
+    assert!(error.hint().contains("top of the file"), "{}", error.hint());
+    for name in ["WASMJOB_TRUSTED_KEY", "WASMJOB_TRUSTEDKEYS", "WASMJOB_TRUSTED"] {
+        let error = load("", &[(name, &public)], &[]);
+        assert!(error.is_err_and(|error| error.to_string().contains(name)), "{name}");
+    }
+}

@@ -209,7 +209,6 @@ mod tests {
             "fs=/a:::ro",
             "fs=a\0:ro",
             "scratch=much",
-            "net=example.com",
             "net=*:80",
             "http=",
             "clock=fast",

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, Outcome, OutcomeKind, Prepared, Signals,
-    millis,
+    Variant, millis,
 };
 
 use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
@@ -72,7 +72,9 @@ impl Worker {
     /// The component and the input, ready to use.
     async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
         let digest = self.resolve(&spec.component).await?;
-        let (component, compiled) = self.sandbox.prepare(digest, self.fetch("component", digest)).await?;
+        let bytes = self.fetch("component", digest);
+        let (component, compiled) =
+            self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
         let input = match &spec.input {
             Input::Artifact(digest) => self.fetch("input", *digest).await?,
             carried => {

@@ -21,7 +21,9 @@ use std::{
 
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
-use wasmjob_runtime::{Attempt, Blob, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig};
+use wasmjob_runtime::{
+    Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys, Variant,
+};
 use wit_component::ComponentEncoder;
 
 mod raw;
@@ -40,9 +42,15 @@ struct Case {
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let sandbox =
-        Sandbox::new(SandboxConfig { slots: 1, code_dir: None, code_bytes_max: 64 << 20, spill_dir: env::temp_dir() })
-            .unwrap();
+    let sandbox = Sandbox::new(SandboxConfig {
+        slots: 1,
+        code_dir: None,
+        code_bytes_max: 64 << 20,
+        compiler: Compiler::InProcess,
+        spill_dir: env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
+    })
+    .unwrap();
     let mut criterion = Criterion::default().configure_from_args();
     let cases = cases();
     let sides: Vec<(&Case, Arc<Prepared>, raw::Guest)> = cases
@@ -134,7 +142,7 @@ fn command() -> Vec<u8> {
 
 fn prepare(runtime: &Runtime, sandbox: &Sandbox, case: &Case) -> Arc<Prepared> {
     let bytes = Blob::from_bytes(case.component.clone().into());
-    runtime.block_on(sandbox.prepare(bytes.digest(), async { Ok(bytes) })).unwrap().0
+    runtime.block_on(sandbox.prepare(bytes.digest(), Variant::Fast, async { Ok(bytes) })).unwrap().0
 }
 
 fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
@@ -146,7 +154,7 @@ fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
         args: case.args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![],
         limits: Limits::default(),
-        grants: wasmjob_runtime::Grants::default(),
+        grants: Grants::default(),
         deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),

@@ -2,11 +2,13 @@
 
 pub mod artifacts;
 mod context;
+pub(crate) mod files;
 mod http;
 mod jobs;
 mod log;
 mod names;
 pub(crate) mod net;
+mod poll;
 mod secrets;
 
 use wasmtime::component::{HasData, HasSelf, Linker};
@@ -45,15 +47,17 @@ pub(crate) use bindings::{
 pub(crate) const ALWAYS: [&str; 4] =
     ["wasmjob:job/types", "wasmjob:job/context", "wasmjob:job/log", "wasmjob:job/artifacts"];
 
-/// Interfaces that need a grant: whether it is there, and the flag that gives it.
-type Need = (&'static str, fn(&Grants) -> bool, &'static str);
-pub(crate) const GRANTED: [Need; 5] = [
-    ("wasi:http/types", |grants| !grants.http.is_empty(), "--grant http=HOST"),
-    ("wasi:http/outgoing-handler", |grants| !grants.http.is_empty(), "--grant http=HOST"),
-    ("wasmjob:job/names", |grants| grants.names.is_some(), "--grant artifacts=PREFIX:ro"),
-    ("wasmjob:job/jobs", |grants| grants.children.is_some(), "--grant jobs=N"),
-    ("wasmjob:job/secrets", |grants| !grants.secrets.is_empty(), "--secret NAME"),
-];
+/// Whether an attempt was granted an import that needs a grant.
+pub(crate) fn is_granted(import: &str, grants: &Grants) -> bool {
+    let interface = import.split_once('@').map_or(import, |(interface, _)| interface);
+    match interface {
+        "wasmjob:job/names" => grants.names.is_some(),
+        "wasmjob:job/jobs" => grants.children.is_some(),
+        "wasmjob:job/secrets" => !grants.secrets.is_empty(),
+        _ if interface.starts_with("wasi:http/") => !grants.http.is_empty(),
+        _ => false,
+    }
+}
 
 /// Makes WASI and the interfaces of `wasmjob:job` available to components.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -64,6 +68,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     tcp_create_socket::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     tcp::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
     ip_name_lookup::add_to_linker::<_, OwnSockets>(linker, |state| Sockets::of(state))?;
+    files::add_to_linker(linker)?;
+    poll::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     add_own_to_linker(linker)

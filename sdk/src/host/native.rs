@@ -93,6 +93,34 @@ pub fn open(digest: &str) -> io::Result<Blob> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no artifact {digest} in this process")))
 }
 
+/// Names that were set, and the digests they stand for.
+static NAMES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+
+pub fn named(name: &str) -> io::Result<Blob> {
+    let digest = NAMES.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("nothing has the name `{name}` in this process"));
+    open(&digest.ok_or_else(missing)?)
+}
+
+pub fn set_name(name: &str, blob: &Blob) -> io::Result<()> {
+    if let Blob::Memory(bytes) = blob {
+        store().insert(blob.digest(), Arc::clone(bytes));
+    }
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), blob.digest());
+    Ok(())
+}
+
+pub fn submit(_: &str) -> io::Result<String> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "jobs are submitted from a node only"))
+}
+
+/// The environment variable `WASMJOB_SECRET_<NAME>`.
+pub fn secret(name: &str) -> io::Result<Vec<u8>> {
+    let variable = format!("WASMJOB_SECRET_{name}");
+    let missing = || io::Error::new(io::ErrorKind::PermissionDenied, format!("{variable} is not set"));
+    std::env::var(&variable).map(String::into_bytes).map_err(|_| missing())
+}
+
 pub fn create() -> io::Result<Writer> {
     Ok(Writer(Vec::new()))
 }

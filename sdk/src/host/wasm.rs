@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bindings::wasmjob::job::{artifacts, context, log, types};
+use bindings::wasmjob::job::{artifacts, context, jobs, log, names, secrets, types};
 
 use crate::Level;
 
@@ -17,7 +17,7 @@ use crate::Level;
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "job",
+        world: "job-with-grants",
         pub_export_macro: true,
         export_macro_name: "export_job",
         default_bindings_module: "::wasmjob::__private::bindings",
@@ -82,6 +82,22 @@ pub fn stdin() -> io::Result<Blob> {
     io::copy(&mut io::stdin().lock(), &mut writer)?;
     let blob = writer.finish()?.into_blob();
     Ok(std::sync::Arc::into_inner(blob).expect("made one line above and not shared"))
+}
+
+pub fn named(name: &str) -> io::Result<Blob> {
+    names::get(name).map(Blob).map_err(to_io)
+}
+
+pub fn set_name(name: &str, blob: &Blob) -> io::Result<()> {
+    names::set(name, &blob.0).map_err(to_io)
+}
+
+pub fn submit(spec: &str) -> io::Result<String> {
+    jobs::submit(spec).map_err(to_io)
+}
+
+pub fn secret(name: &str) -> io::Result<Vec<u8>> {
+    secrets::get(name).map_err(to_io)
 }
 
 pub fn log(level: Level, message: &str) {

@@ -158,7 +158,8 @@ fn collect_files(dir: &Path, extension: &str, files: &mut Vec<PathBuf>) {
 fn undocumented(wit: &str) -> Vec<&str> {
     let (mut missing, mut documented, mut in_enum, mut open) = (Vec::new(), false, false, 0);
     for line in wit.lines().map(str::trim) {
-        let item = !line.is_empty() && !["//", "}", "@", "use ", "import "].iter().any(|no| line.starts_with(no));
+        let item =
+            !line.is_empty() && !["//", "}", "@", "use ", "import ", "include "].iter().any(|no| line.starts_with(no));
         if item && open == 0 && !in_enum && !documented {
             missing.push(line);
         }

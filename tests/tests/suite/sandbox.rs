@@ -6,8 +6,8 @@ use std::{
 };
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog, Outcome, OutcomeKind, Sandbox,
-    SandboxConfig,
+    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Grants, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
+    Outcome, OutcomeKind, Sandbox, SandboxConfig, TrustedKeys, Variant,
 };
 
 fn sandbox() -> Sandbox {
@@ -19,9 +19,20 @@ fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
         slots: 2,
         code_dir: code_dir.map(Into::into),
         code_bytes_max: 64 << 20,
+        compiler: compiler(),
         spill_dir: std::env::temp_dir(),
+        trusted_keys: TrustedKeys::default(),
     })
     .unwrap()
+}
+
+/// As a node has it: another process.
+fn compiler() -> Compiler {
+    Compiler::Process {
+        program: wasmjob_tests::binary(),
+        args: vec!["compile-worker".into()],
+        caps: CompileCaps::default(),
+    }
 }
 
 /// A folder that only we can get at, as compiled code wants it.
@@ -35,7 +46,7 @@ fn wat(text: &str) -> Blob {
 }
 
 async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outcome>> {
-    let (component, _) = sandbox.prepare(component.digest(), async { Ok(component) }).await?;
+    let (component, _) = sandbox.prepare(component.digest(), Variant::Fast, async { Ok(component) }).await?;
     Ok(Attempt {
         component,
         job: "01arz3ndektsv4rrffq69g5fav".into(),
@@ -44,7 +55,7 @@ async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outc
         args: vec![],
         env: vec![],
         limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
-        grants: wasmjob_runtime::Grants::default(),
+        grants: Grants::default(),
         deterministic: None,
         soft: Duration::MAX,
         artifacts: Arc::new(NoArtifacts),
@@ -312,7 +323,9 @@ async fn a_module_that_is_no_command_is_refused() {
 
 #[tokio::test]
 async fn an_import_nobody_granted_is_named_with_its_flag() {
-    let message = run(wasmjob_tests::guest::WANTS_HTTP).await.outcome.message.unwrap_or_default();
+    let report = run(wasmjob_tests::guest::WANTS_HTTP).await;
+    assert_eq!((report.outcome.kind, report.usage.fuel), (OutcomeKind::Invalid, 0));
+    let message = report.outcome.message.unwrap();
     assert!(message.contains("`wasi:http/types@0.2.3`") && message.contains("--grant http=HOST"), "{message}");
     let other = r#"(component (import "acme:thing/api@1.0.0" (instance (export "x" (func)))))"#;
     assert!(refusal_of(other).await.contains("`acme:thing/api@1.0.0`"));
@@ -338,7 +351,7 @@ async fn a_component_is_compiled_once_and_a_warm_start_compiles_nothing() {
     assert_eq!((cold.cache_counts().compiled, cold.cache_counts().disk_hits), (1, 0));
     let warm = sandbox_in(Some(dir.path()));
     let never = async { panic!("the bytes are not needed") };
-    warm.prepare(component.digest(), never).await.unwrap();
+    warm.prepare(component.digest(), Variant::Fast, never).await.unwrap();
     assert_eq!((warm.cache_counts().compiled, warm.cache_counts().disk_hits), (0, 1));
 }
 
@@ -526,13 +539,15 @@ async fn more_random_bytes_than_one_call_gives_are_refused_with_the_reason() {
     let ask = |bytes: u32| {
         command_with(
             r#""random_get" (func $random (param i32 i32) (result i32))"#,
-            &format!("(drop (memory.grow (i32.const 20))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
+            &format!("(drop (memory.grow (i32.const 300))) (drop (call $random (i32.const 64) (i32.const {bytes})))"),
         )
     };
-    assert!(run(&ask(65536)).await.outcome.is_ok());
-    let outcome = run(&ask(1 << 20)).await.outcome;
-    assert_eq!(outcome.kind, OutcomeKind::Trap);
-    assert!(outcome.message.unwrap().starts_with("requested len 1048576 exceeds limit 65536"));
+    for bytes in [65536, 1 << 20, 16 << 20] {
+        assert!(run(&ask(bytes)).await.outcome.is_ok(), "{bytes}");
+    }
+    let report = run(&ask((16 << 20) + 1)).await;
+    assert_limit(&report, Limit::Call);
+    assert!(report.outcome.message.unwrap().contains("16MiB of random"));
 }
 
 #[tokio::test]
@@ -656,7 +671,9 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
             slots: 1,
             code_dir: Some(code_dir.into()),
             code_bytes_max: 1 << 20,
+            compiler: Compiler::InProcess,
             spill_dir: std::env::temp_dir(),
+            trusted_keys: TrustedKeys::default(),
         };
         let error = Sandbox::new(config)
             .err()
