@@ -5,7 +5,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,21 +16,14 @@ use tokio::{
     time::timeout,
 };
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, Grants, Limit, Limits, NoArtifacts, NoLog, OutcomeKind, Sandbox, SandboxConfig,
+    AttemptReport, Blob, Grants, Limit, Limits, OutcomeKind,
     grants::{Target, Trust},
 };
-use wasmjob_tests::{Machine, guest};
+use wasmjob_tests::{Machine, alone, guest};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long anything may take that should happen at once.
 const SOON: Duration = Duration::from_secs(30);
-
-fn sandbox() -> &'static Sandbox {
-    static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
-    let config =
-        || SandboxConfig { slots: 4, code_dir: None, code_bytes_max: 64 << 20, spill_dir: std::env::temp_dir() };
-    SANDBOX.get_or_init(|| Sandbox::new(config()).unwrap())
-}
 
 fn target(host: &str, port: impl Into<Option<u16>>) -> Target {
     Target { host: host.into(), port: port.into(), addresses: vec![LOCALHOST] }
@@ -52,33 +45,19 @@ async fn run_with(
     input: impl Into<Bytes>,
     change: impl FnOnce(&mut Limits),
 ) -> AttemptReport {
-    let component = Blob::from_bytes(std::fs::read(guest::example(name)).unwrap().into());
-    let (component, _) = sandbox().prepare(component.digest(), async { Ok(component) }).await.unwrap();
-    let mut limits = Limits { fuel: 100_000_000_000, wall_ms: 60_000, ..Limits::default() };
-    change(&mut limits);
-    let attempt = Attempt {
-        component,
-        job: "01arz3ndektsv4rrffq69g5fav".into(),
-        number: 1,
-        input: Blob::from_bytes(input.into()),
-        args: args.iter().map(ToString::to_string).collect(),
-        env: vec![],
-        limits,
-        soft: Duration::MAX,
-        grants,
-        deterministic: None,
-        artifacts: Arc::new(NoArtifacts),
-        log: Arc::new(NoLog),
-        signals: Arc::default(),
-    };
-    sandbox().start(attempt, ()).report().await
+    alone::run_example(name, args, |attempt| {
+        attempt.grants = grants;
+        attempt.input = Blob::from_bytes(input.into());
+        attempt.limits.fuel = 100_000_000_000;
+        change(&mut attempt.limits);
+    })
+    .await
 }
 
 async fn run(name: &str, args: &[&str], grants: Grants, input: &'static str) -> String {
     let report = run_with(name, args, grants, input, |_| {}).await;
     assert!(report.outcome.is_ok(), "{args:?}: {:?}", report.outcome);
-    let output = report.output.map(|blob| blob.to_bytes(u64::MAX).unwrap().to_vec()).unwrap_or_default();
-    String::from_utf8(output).unwrap()
+    alone::output(&report)
 }
 
 #[track_caller]
@@ -220,7 +199,7 @@ async fn a_server_that_keeps_a_guest_waiting_loses_it_at_its_deadline() {
         let at = format!("{}slow.test:{port}", if name == "fetch" { "" } else { "http://" });
         let args: &[&str] = if way == "upload" { &[way, &at, "1000000000"] } else { &[way, &at] };
         let grants = Grants { net: vec![target("slow.test", port)], ..http("slow.test", port) };
-        let report = run_with(name, args, grants, "hello", |limits| limits.wall_ms = 700).await;
+        let report = run_with(name, args, grants, "hello", |limits| limits.wall_ms = 1_000).await;
         assert_limit(&report, Limit::Wall);
         gone(timeout(SOON, silent).await.unwrap().unwrap()).await;
     }
