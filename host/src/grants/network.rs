@@ -90,6 +90,9 @@ impl fmt::Display for Wanted {
 
 /// The host without brackets, and the port if there is one.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
+    if text.contains("://") {
+        return Err("a host is wanted and no URL: HOST:PORT".into());
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("the `[` of an IPv6 address has no `]`")?;
         if !host.contains(':') {

@@ -12,6 +12,7 @@ mod grants;
 mod hostile;
 mod inspect;
 mod layers;
+mod network;
 mod nodes;
 mod run;
 mod sandbox;
