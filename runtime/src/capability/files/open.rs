@@ -50,6 +50,13 @@ impl Wanted {
         if self.open.contains(OpenFlags::DIRECTORY) && self.open.intersects(makes) {
             return Err(ErrorCode::Invalid.into());
         }
+        // Each write would wait for the disk: `sync` does as well, and costs what that is worth.
+        let waits = DescriptorFlags::FILE_INTEGRITY_SYNC
+            | DescriptorFlags::DATA_INTEGRITY_SYNC
+            | DescriptorFlags::REQUESTED_WRITE_SYNC;
+        if self.flags.intersects(waits) {
+            return Err(ErrorCode::Unsupported.into());
+        }
         if perms.write_not_permitted() && self.writes() {
             return Err(ErrorCode::ReadOnly.into());
         }
@@ -113,8 +120,6 @@ fn system_flags(wanted: Wanted) -> rustix::fs::OFlags {
     flags.set(OFlags::EXCL, wanted.creates() && wanted.open.contains(OpenFlags::EXCLUSIVE));
     flags.set(OFlags::TRUNC, wanted.open.contains(OpenFlags::TRUNCATE));
     flags.set(OFlags::NOFOLLOW, !wanted.path.contains(PathFlags::SYMLINK_FOLLOW));
-    flags.set(OFlags::SYNC, wanted.flags.contains(DescriptorFlags::FILE_INTEGRITY_SYNC));
-    flags.set(OFlags::DSYNC, wanted.flags.contains(DescriptorFlags::DATA_INTEGRITY_SYNC));
     flags
 }
 
