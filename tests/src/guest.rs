@@ -145,7 +145,7 @@ pub fn takes_time_to_compile(size: usize) -> String {
     let variables = " i32".repeat(size);
     let step = |i: usize| {
         let [a, b, c] = [i % size, (i * 7_919 + 1) % size, (i * 31) % size];
-        let again = if i % 10 == 0 { format!("local.get {a} br_if 0 ") } else { String::new() };
+        let again = if i.is_multiple_of(10) { format!("local.get {a} br_if 0 ") } else { String::new() };
         format!("local.get {a} local.get {b} i32.mul local.set {c} {again}")
     };
     let steps: String = (0..10 * size).map(step).collect();
