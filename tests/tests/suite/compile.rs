@@ -163,8 +163,7 @@ async fn a_compile_that_nobody_waits_for_ends() {
     }
     eventually("the compiler is gone", move || running().is_empty()).await;
     // And nothing was remembered of it.
-    let quick = wat(guest::says("hello"));
-    assert!(prepare(&sandbox, &quick).await.is_ok());
+    assert!(prepare(&sandbox, &wat(guest::says("hello"))).await.is_ok());
 }
 
 #[tokio::test]
