@@ -92,18 +92,6 @@ fn modes(place: &Place, checks: &mut Checks) {
         checks.is_ok("does not keep a write", file.write_all(b"def"));
         checks.is_ok("from going", file.write_all(b"gh"));
         checks.equal("to the end", place.text("file"), Some("abcdefgh".into()));
-        eprintln!("DBG rewind {:?} pos {:?} len {:?}", file.rewind(), file.stream_position(), file.metadata().map(|m| m.len()));
-        let mut b = [0; 4];
-        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
-        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
-        eprintln!("DBG rewind {:?} pos {:?}", file.rewind(), file.stream_position());
-        eprintln!("DBG read {:?} {:?}", file.read(&mut b), b);
-        if let Ok(mut f2) = open().read(true).append(true).open(&path) { 
-        eprintln!("DBG f2 read {:?} {:?}", f2.read(&mut b), b);
-        eprintln!("DBG f2 pos {:?}", f2.stream_position());
-        eprintln!("DBG rewind {:?} pos {:?}", f2.rewind(), f2.stream_position());
-        eprintln!("DBG f2 read {:?} {:?}", f2.read(&mut b), b);
-}
         let mut text = String::new();
         checks.is_ok("and reading", file.rewind().and_then(|()| file.read_to_string(&mut text)));
         // The C library of components takes every seek of such a file to its end.
@@ -165,7 +153,13 @@ fn folders(place: &Place, checks: &mut Checks) {
     checks.fails("a folder is not opened to write", OpenOptions::new().write(true).open(place.at("a")), &[EISDIR]);
     if let Some(mut folder) = checks.is_ok("it is opened to read", File::open(place.at("a"))) {
         checks.fails("and has no bytes", folder.read(&mut [0; 4]), &[EISDIR, EBADF]);
-        checks.is_ok("it can be flushed", folder.sync_all());
+        // The adapter of plain modules knows no flushing of folders.
+        match folder.sync_all() {
+            Err(error) if cfg!(target_env = "p1") => {
+                checks.equal("it can be flushed", error.raw_os_error(), Some(EBADF))
+            }
+            flushed => drop(checks.is_ok("it can be flushed", flushed)),
+        }
     }
     let about = fs::metadata(place.at("a"));
     checks.holds("it is a folder", about.is_ok_and(|about| about.is_dir() && !about.is_file()));

@@ -686,3 +686,28 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
     std::fs::set_permissions(&open, PermissionsExt::from_mode(0o770)).unwrap();
     assert!(refusal(&open).contains("chmod 700"), "{}", refusal(&open));
 }
+
+/// A host whose log breaks.
+struct BrokenLog;
+
+impl LogSink for BrokenLog {
+    fn write(&self, _: LogStream, _: &[u8]) {
+        panic!("the log is broken");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_host_ends_that_attempt_only() {
+    let sandbox = sandbox();
+    let complains = wat(&wasmjob_tests::guest::ticks_ms(0));
+    let mut broken = attempt(&sandbox, complains.clone()).await.unwrap();
+    broken.log = Arc::new(BrokenLog);
+    let report = sandbox.start(broken, ()).report().await;
+    assert_eq!((report.outcome.kind, report.outcome.retryable), (OutcomeKind::Error, true));
+    assert!(report.outcome.message.unwrap().contains("the log is broken"));
+    // As often as there are threads, and once more.
+    for _ in 0..3 {
+        let again = attempt(&sandbox, complains.clone()).await.unwrap();
+        assert!(sandbox.start(again, ()).report().await.outcome.is_ok());
+    }
+}
