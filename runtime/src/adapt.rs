@@ -38,6 +38,8 @@ pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, String> {
         false => provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
     };
     ComponentEncoder::default()
+        // What is made of a module whose `_start` takes an argument, say, is no component.
+        .validate(true)
         .module(&module)
         .and_then(|encoder| encoder.adapter(WASI_P1, adapter))
         .and_then(|mut encoder| encoder.encode())
