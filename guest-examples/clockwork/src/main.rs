@@ -16,7 +16,7 @@ fn main() {
     std::thread::sleep(Duration::from_secs(3600 * u64::from(input.contains("sleep"))));
     println!("slept {:?}", started.elapsed());
     println!("waited for the clock to move, {} looks", looks(started));
-    println!("nan {:016x} {:016x}", nan(&input).to_bits(), (nan(&input) * -1.0).to_bits());
+    println!("nan {:016x} {:016x}", nan(&input).to_bits(), (-nan(&input)).to_bits());
 }
 
 /// The words of the input in the order of a hash map with a random seed.

@@ -33,12 +33,12 @@ mod guest {
         let args: Vec<String> = std::env::args().skip(1).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         match args.as_slice() {
-            ["get", url] => say(exchange(Method::Get, url, &[])),
-            ["connect", url] => say(exchange(Method::Connect, url, &[])),
+            ["get", url] => say(exchange(&Method::Get, url, &[])),
+            ["connect", url] => say(exchange(&Method::Connect, url, &[])),
             ["post", url] => {
                 let mut text = Vec::new();
                 match io::stdin().read_to_end(&mut text) {
-                    Ok(_) => say(exchange(Method::Post, url, &text)),
+                    Ok(_) => say(exchange(&Method::Post, url, &text)),
                     Err(error) => print(error),
                 }
             }
@@ -68,7 +68,7 @@ mod guest {
         }
     }
 
-    fn exchange(method: Method, url: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ErrorCode> {
+    fn exchange(method: &Method, url: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ErrorCode> {
         let answer = start(method, url, body)?;
         answer.subscribe().block();
         let response = answer.get().expect("it was waited for").expect("it is taken once")?;
@@ -91,12 +91,12 @@ mod guest {
     }
 
     /// Sends a request and does not wait for its answer.
-    fn start(method: Method, url: &str, body: &[u8]) -> Result<FutureIncomingResponse, ErrorCode> {
+    fn start(method: &Method, url: &str, body: &[u8]) -> Result<FutureIncomingResponse, ErrorCode> {
         let (scheme, rest) = url.split_once("://").ok_or(ErrorCode::HttpRequestUriInvalid)?;
         let at = rest.find('/').unwrap_or(rest.len());
         let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
         let request = OutgoingRequest::new(Fields::new());
-        let set = request.set_method(&method).and_then(|()| request.set_scheme(Some(&scheme)));
+        let set = request.set_method(method).and_then(|()| request.set_scheme(Some(&scheme)));
         let set = set.and_then(|()| request.set_authority(Some(&rest[..at])));
         set.and_then(|()| request.set_path_with_query(Some(if at == rest.len() { "/" } else { &rest[at..] })))
             .map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
@@ -117,7 +117,7 @@ mod guest {
     fn hold(url: &str, count: usize) -> ExitCode {
         let mut held = Vec::new();
         for _ in 0..count {
-            let answer = match start(Method::Get, url, &[]) {
+            let answer = match start(&Method::Get, url, &[]) {
                 Ok(answer) => answer,
                 Err(error) => return print(format!("refused after {}: {error:?}", held.len())),
             };

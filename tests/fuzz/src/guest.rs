@@ -75,7 +75,7 @@ fn world() -> (Resolve, WorldId) {
             writeln!(imports, "import {};", package.name.interface_id(name)).expect("a string takes everything");
         }
     }
-    let job = own_name.interface_id("job");
+    let job = own_name.interface_id("job-with-grants");
     let text = format!("package fuzz:guest;\nworld guest {{ {imports} include {job}; }}");
     let package = resolve.push_str("guest.wit", &text).expect("the world is valid");
     let world = resolve.select_world(&[package], Some("guest")).expect("it was just made");
