@@ -153,7 +153,10 @@ fn folders(place: &Place, checks: &mut Checks) {
     checks.fails("a folder is not opened to write", OpenOptions::new().write(true).open(place.at("a")), &[EISDIR]);
     if let Some(mut folder) = checks.is_ok("it is opened to read", File::open(place.at("a"))) {
         checks.fails("and has no bytes", folder.read(&mut [0; 4]), &[EISDIR, EBADF]);
-        checks.is_ok("it can be flushed", folder.sync_all());
+        // The adapter between the two WASI versions flushes files only.
+        if !cfg!(target_env = "p1") {
+            checks.is_ok("it can be flushed", folder.sync_all());
+        }
     }
     let about = fs::metadata(place.at("a"));
     checks.holds("it is a folder", about.is_ok_and(|about| about.is_dir() && !about.is_file()));
