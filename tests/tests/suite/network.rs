@@ -266,11 +266,11 @@ async fn a_host_must_prove_its_name_to_be_asked_over_tls() {
             let _ = stream.shutdown().await;
         }
     });
-    let trusting = |host: &str, trust| Grants { trust: Some(trust), ..http(host, port) };
     let trust = Trust::new([certificate.to_vec()]);
     let ask = async |host: &str, trust| {
         let url = format!("https://{host}:{port}/x?y");
-        run("fetch-http", &["get", &url], trusting(host, trust), "").await
+        let grants = Grants { trust: Some(trust), ..http(host, port) };
+        run("fetch-http", &["get", &url], grants, "").await
     };
     assert_eq!(ask("secure.test", trust.clone()).await, "200 secret");
     let said = ask("other.test", trust).await;
