@@ -69,7 +69,7 @@ fn tree(input: &mut Input<'_>) {
     let honest = Tree::of(&own);
     assert_eq!(honest.root(), Digest::of(&own));
     let mut groups = honest.groups().to_vec();
-    if input.byte() % 2 == 0 {
+    if input.byte().is_multiple_of(2) {
         groups = input.rest().chunks(32).map(|chunk| Input::new(chunk).array()).collect();
     }
     let Ok(tree) = Tree::from_parts(size, groups, honest.root()) else { return };
