@@ -20,7 +20,7 @@ use wasmjob_runtime::{
 pub use children::{ClusterChildren, NoChildren};
 pub use folders::{Folders, Offered};
 pub use names::{ClusterNames, NoNames};
-pub use network::parse_target as target;
+pub use network::{Allowed, parse_target as target};
 pub use secrets::{SECRET_BYTES_MAX, SecretError, Secrets, is_secret_name};
 
 use crate::{

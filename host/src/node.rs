@@ -1,8 +1,15 @@
 //! A node: what starts in which order, and what ends in which.
 
-use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::connection::State;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use time::OffsetDateTime;
 use tokio::{
     net::TcpListener,
@@ -106,6 +113,7 @@ pub struct Node {
 impl Node {
     /// Connects, opens the artifacts, makes the sandbox. Creates nothing in NATS that is there.
     pub async fn prepare(config: &Config, endpoint: &Endpoint) -> Result<Self, NodeError> {
+        raise_open_files();
         let (readiness, _) = watch::channel(Readiness::default());
         let metrics = Metrics::new();
         let broker = connect(endpoint, &readiness, &metrics).await?;
@@ -175,6 +183,21 @@ impl Node {
         served.cancel();
         let _ = timeout(HAND_BACK, serve).await;
         Ok(())
+    }
+}
+
+/// Jobs can have hundreds of files open, each; shells often start a process with a thousand.
+fn raise_open_files() {
+    let limits = getrlimit(Resource::Nofile);
+    // Without it a job is told that there are too many.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+}
+
+/// Removes what attempts left behind whose node was killed. The folder is this node's alone.
+fn clear(folder: &Path) {
+    for left in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        // What cannot be removed now is seen again at the next start.
+        let _ = std::fs::remove_dir_all(left.path());
     }
 }
 
@@ -256,12 +279,14 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
     };
     let store = artifacts::open(config.artifacts.url.as_deref(), Some(broker.jetstream.clone()), &config.data).await?;
     let cache = Cache::open(&folder("cache")?, config.node.cache)?;
+    let spill_dir = folder("tmp")?;
+    clear(&spill_dir);
     let sandbox = Sandbox::new(SandboxConfig {
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
         compiler: compiler::of_own().map_err(NodeError::Program)?,
-        spill_dir: folder("tmp")?,
+        spill_dir,
         trusted_keys: config.trusted_keys.clone(),
     })?;
     let dropped = metrics.log_bytes_dropped.clone();

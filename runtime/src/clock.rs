@@ -171,14 +171,16 @@ pub(crate) struct Clocks<'a>(&'a mut State);
 
 impl<'a> Clocks<'a> {
     pub(crate) fn of(state: &'a mut State) -> Self {
-        Clocks(state.called())
+        Clocks(state)
     }
 
+    /// WASI's own, which counts the call.
     fn own(&mut self) -> wasmtime_wasi::clocks::WasiClocksCtxView<'_> {
         wasmtime_wasi::clocks::WasiClocksView::clocks(self.0)
     }
 
     fn timer(&mut self, clock: Virtual, until: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.0.called();
         let timer = self.0.table.push(Timer { clock, until })?;
         subscribe(&mut self.0.table, timer)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use wasmjob_runtime::{PublicKey, TrustedKeys, grants::Clock};
 
 use super::{ConfigError, Grants, Limits, LogFormat, Node, Offered, Setting, Source, keys};
+use crate::grants::Allowed;
 use crate::units::{Size, Span, UnitError};
 use crate::wire::class;
 
@@ -53,13 +54,11 @@ impl Reader<'_> {
     pub fn grants(&self) -> Result<Grants, ConfigError> {
         let below = self.settings.keys().filter_map(|key| Some((key, key.strip_prefix(keys::GRANTS_FS)?)));
         let fs = below.map(|(key, name)| Ok((name.to_owned(), self.offered(key, name)?)));
-        let listed =
-            |key: &str| self.text(key).map(|text| list(&text).map(str::to_owned).collect()).unwrap_or_default();
         Ok(Grants {
             fs: fs.collect::<Result<_, ConfigError>>()?,
             scratch_bytes_max: self.size("grants.scratch")?,
-            net: listed("grants.net"),
-            http: listed("grants.http"),
+            net: self.targets("grants.net")?,
+            http: self.targets("grants.http")?,
             clock: self.checked("grants.clock", "coarse or real", |text| match text {
                 "coarse" => Ok(Clock::Coarse),
                 "real" => Ok(Clock::Real),
@@ -71,6 +70,19 @@ impl Reader<'_> {
             jobs_max: self.checked("grants.jobs", "a whole number", |text| {
                 text.parse::<u32>().map_err(|error| error.to_string())
             })?,
+        })
+    }
+
+    /// Where jobs may connect to, checked here so that a mistake is not first seen by a job.
+    fn targets(&self, key: &str) -> Result<Vec<String>, ConfigError> {
+        if !self.settings.contains_key(key) {
+            return Ok(Vec::new());
+        }
+        let valid = "hosts such as [\"db.internal:5432\", \"*.example.com:443\", \"10.0.0.0/8:5432\"]";
+        self.checked(key, valid, |text| {
+            let entries: Vec<String> = list(text).map(str::to_owned).collect();
+            let wrong = entries.iter().find_map(|entry| Some((entry, Allowed::parse(entry).err()?)));
+            wrong.map_or(Ok(entries.clone()), |(entry, why)| Err(format!("`{entry}`: {why}")))
         })
     }
 

@@ -1,7 +1,10 @@
 //! What jobs may reach on a cluster: folders that nodes offer, secrets, names, children; and that they
 //! reach nothing else.
 
-use std::fs;
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
+};
 
 use serde_json::{Value, json};
 use wasmjob_tests::{Cluster, Machine, guest};
@@ -191,4 +194,22 @@ fn a_deterministic_job_does_the_same_in_every_run_and_with_any_number_of_slots()
     let here = two.json(&["run", "--deterministic=7", "--input", "sleep a b c d e f", &clockwork]);
     assert_eq!(first, (here["output"]["text"].as_str().unwrap().to_owned(), here["usage"]["fuel"].clone()));
     assert!(first.0.contains("slept 3600."), "{}", first.0);
+}
+
+#[test]
+fn what_a_killed_node_left_in_its_folder_is_gone_when_it_starts_again() {
+    let machine = Machine::new();
+    let left = machine.path("data/tmp/n1/scratch-left");
+    DirBuilder::new().recursive(true).mode(0o700).create(&left).unwrap();
+    fs::write(left.join("file"), "of a job").unwrap();
+    let cluster = Cluster::up_on(machine, &[]);
+    assert!(!left.exists());
+    cluster.wasmjob(&["submit", "--wait", &cluster.guest(&guest::says("hello"))]).succeeded();
+}
+
+#[test]
+fn a_wrong_target_in_the_configuration_is_said_at_once() {
+    let machine = Machine::new();
+    let config = machine.file("wasmjob.toml", "[grants]\nnet = [\"https://example.com\"]\n");
+    machine.wasmjob(&["config", "--config", &config]).ended(2).saying(&["grants.net", "wasmjob.toml:2", "no URL"]);
 }
