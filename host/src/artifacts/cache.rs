@@ -12,7 +12,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
@@ -330,11 +331,21 @@ impl Drop for Room {
     }
 }
 
+/// How long a lock may stay with a process that ends, or that was just started by its owner and has not
+/// let go yet.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
 /// Creates and locks the folder.
 fn open_folder(dir: &Path) -> io::Result<File> {
     private::folder(dir)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE))?;
-    match lock.try_lock() {
+    let asked = Instant::now();
+    let mut locked = lock.try_lock();
+    while matches!(locked, Err(fs::TryLockError::WouldBlock)) && asked.elapsed() < LOCK_WAIT {
+        thread::sleep(LOCK_WAIT / 100);
+        locked = lock.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(io::Error::other("another process uses this folder")),
         Err(fs::TryLockError::Error(error)) => Err(error),

@@ -36,24 +36,32 @@ pub(super) fn end(folder: &DataFolder) -> Result<(), ServerError> {
     for (signal, wait) in [(Signal::TERM, GRACE), (Signal::KILL, KILL_WAIT)] {
         // It may be gone already, which is what was wanted.
         let _ = kill_process(pid, signal);
-        if gone_within(folder, wait) {
+        if gone_within(folder, pid, wait) {
             return Ok(());
         }
     }
     Err(ServerError::Leftover { pid: pid.as_raw_nonzero().get() })
 }
 
-fn gone_within(folder: &DataFolder, wait: Duration) -> bool {
+fn gone_within(folder: &DataFolder, pid: Pid, wait: Duration) -> bool {
     let asked = Instant::now();
     // Not our child, so it cannot be waited for; and one that nobody waits for keeps its number, so the
     // number alone does not tell.
-    while running(folder).is_some() {
+    while running(folder).is_some() || holds_its_port(pid) {
         if asked.elapsed() >= wait {
             return false;
         }
         thread::sleep(Duration::from_millis(20));
     }
     true
+}
+
+/// Whether a process that ends is not through with it: its command line goes first, its sockets last.
+fn holds_its_port(pid: Pid) -> bool {
+    let ends = command_line(pid).is_some_and(|line| line.is_empty());
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero().get()));
+    let state = stat.ok().and_then(|stat| stat.rsplit(')').next()?.trim_start().chars().next());
+    ends && state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
 fn command_line(pid: Pid) -> Option<Vec<u8>> {
