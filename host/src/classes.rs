@@ -48,11 +48,23 @@ async fn look(
     known: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, SetupError> {
     let (jetstream, labels) = (&worker.broker.jetstream, worker.labels());
-    let mut now: BTreeSet<String> = known.iter().filter(|class| class::is_met(class, &labels)).cloned().collect();
-    for class in classes(jetstream, queue).await? {
-        if now.len() < CLASSES_MAX && !now.contains(&class) && class::is_met(&class, &labels) {
-            ensure_class(jetstream, queue, &class, lease).await?;
-            now.insert(class);
+    let mut waiting: Vec<String> = classes(jetstream, queue).await?.into_iter().collect();
+    // Words that are no class come last and go as soon as nothing waits under them, so that they take
+    // nobody's place.
+    waiting.sort_by_key(|class| !class::is_class(class));
+    let stays = |class: &&String| class::is_class(class) && class::is_met(class, &labels);
+    let mut now: BTreeSet<String> = known.iter().filter(stays).cloned().collect();
+    if now.len() >= CLASSES_MAX {
+        now.retain(|class| class == class::ANY || waiting.contains(class));
+    }
+    for class in waiting {
+        if now.len() >= CLASSES_MAX || now.contains(&class) || !class::is_met(&class, &labels) {
+            continue;
+        }
+        match ensure_class(jetstream, queue, &class, lease).await {
+            Ok(_) => drop(now.insert(class)),
+            // The others are not to wait for this one.
+            Err(error) => tracing::warn!(%error, queue, class, "jobs of this class cannot be taken"),
         }
     }
     Ok(now)

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::{runtime::Handle, task::JoinError};
+use tokio_util::task::AbortOnDropHandle;
 use wasmjob_runtime::{AccessError, Artifacts, Blob, Digest};
 
 use crate::artifacts::{ArtifactError, ArtifactStore, Cache};
 
-/// A store behind this node's cache. Transfers run on the I/O runtime, not on the guest's thread.
+/// A store behind this node's cache. Transfers run on the I/O runtime, not on the guest's thread, and end
+/// with the attempt that asked for them.
 #[derive(Clone)]
 pub struct NodeArtifacts {
     store: Arc<dyn ArtifactStore>,
@@ -32,7 +34,7 @@ impl NodeArtifacts {
 impl Artifacts for NodeArtifacts {
     async fn open(&self, digest: &Digest) -> Result<Blob, AccessError> {
         let (store, cache, digest) = (self.store.clone(), self.cache.clone(), *digest);
-        let fetched = self.io.spawn(async move { cache.fetch(&store, &digest).await }).await;
+        let fetched = AbortOnDropHandle::new(self.io.spawn(async move { cache.fetch(&store, &digest).await })).await;
         fetched.map_err(|error| stopped(&error))?.map_err(|error| access_error(&error))
     }
 
@@ -44,7 +46,7 @@ impl Artifacts for NodeArtifacts {
             let _ = cache.adopt(&blob).await;
             Ok(())
         };
-        let stored = self.io.spawn(publish).await;
+        let stored = AbortOnDropHandle::new(self.io.spawn(publish)).await;
         stored.map_err(|error| stopped(&error))?.map_err(|error| access_error(&error))
     }
 }

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::queue::{Broker, QueueError, names};
+use crate::{
+    queue::{Broker, QueueError, names},
+    wire::class,
+};
 
 /// A node as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,10 +102,10 @@ pub async fn get(broker: &Broker, name: &str) -> Result<Option<NodeInfo>, QueueE
     Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
 }
 
-/// The node with the most memory for jobs among those that work on `queue`.
-pub async fn largest(broker: &Broker, queue: &str) -> Result<Option<NodeInfo>, QueueError> {
-    let nodes = list(broker).await?.into_iter().filter(|node| node.queues.iter().any(|name| name == queue));
-    Ok(nodes.max_by_key(|node| node.memory_bytes))
+/// The node with the most memory for jobs among those that take this class of `queue`.
+pub async fn largest(broker: &Broker, queue: &str, class: &str) -> Result<Option<NodeInfo>, QueueError> {
+    let takes = |node: &NodeInfo| node.queues.iter().any(|name| name == queue) && class::is_met(class, &node.labels);
+    Ok(list(broker).await?.into_iter().filter(takes).max_by_key(|node| node.memory_bytes))
 }
 
 /// Writes a node's own entry.

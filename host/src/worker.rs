@@ -26,7 +26,7 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes,
     queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
-    wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
+    wire::{JobId, JobSpec, LimitTable, Report, State, class, timestamp},
 };
 
 /// An attempt that runs longer is announced with an event of its own; shorter ones only with their
@@ -372,7 +372,8 @@ impl Worker {
 
     /// Hands on a job that wants more memory than this node has, or ends it if no node has so much.
     async fn leave_to_larger_nodes(&self, held: Held<'_>, report: Report, wanted: u64) {
-        let largest = match nodes::largest(&self.broker, held.queue).await {
+        let class = report.spec.as_ref().map_or_else(|| class::ANY.to_owned(), |spec| spec.class());
+        let largest = match nodes::largest(&self.broker, held.queue, &class).await {
             // Nobody knows now: this node's own size is no answer.
             Err(_) => return self.hand_back(held, Some(LEFT_TO_OTHERS)).await,
             Ok(largest) => largest.map_or(self.memory_bytes, |node| node.memory_bytes),

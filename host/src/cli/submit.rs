@@ -81,12 +81,12 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
 async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError> {
     let (given, limits) = args.job.limits(&cluster.config)?;
     let input = args.job.input(limits.input)?;
-    check_memory(cluster, &args.queue, &limits).await?;
     let mut spec = args.job.spec(&Offers::of(&cluster.config))?;
     spec.queue.clone_from(&args.queue);
     spec.labels = args.label.iter().cloned().collect();
     spec.limits = given;
     place(cluster, &mut spec).await?;
+    check_memory(cluster, &spec, &limits).await?;
     spec.result_ttl_ms = u64::try_from(args.keep.0.as_millis()).unwrap_or(u64::MAX);
     let keep = crate::units::Span(KEEP_MIN);
     if args.keep.0 < KEEP_MIN {
@@ -104,11 +104,8 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
 }
 
 /// Tells at once if no node can ever run it.
-async fn check_memory(cluster: &Cluster, queue: &str, limits: &Limits) -> Result<(), CliError> {
-    let Some(largest) = nodes::largest(&cluster.broker, queue).await? else {
-        render::talk(format!(
-            "warning: no node works on queue {queue} now; the job waits until one does (`wasmjob nodes ls`)"
-        ));
+async fn check_memory(cluster: &Cluster, spec: &JobSpec, limits: &Limits) -> Result<(), CliError> {
+    let Some(largest) = nodes::largest(&cluster.broker, &spec.queue, &spec.class()).await? else {
         return Ok(());
     };
     if limits.memory <= largest.memory_bytes {
@@ -133,13 +130,16 @@ async fn place(cluster: &Cluster, spec: &mut JobSpec) -> Result<(), CliError> {
         }
     }
     spec.check()?;
-    let class = spec.class();
-    let able = nodes.iter().any(|node| node.queues.contains(&spec.queue) && class::is_met(&class, &node.labels));
-    if !able && class != class::ANY && !nodes.is_empty() {
+    let (class, queue) = (spec.class(), &spec.queue);
+    let mut of_queue = nodes.iter().filter(|node| node.queues.contains(queue)).peekable();
+    if of_queue.peek().is_none() {
         render::talk(format!(
-            "warning: no node of queue {} has all of {}; the job waits until one does (`wasmjob nodes inspect NODE`)",
-            spec.queue,
-            class.replace('+', ", ")
+            "warning: no node works on queue {queue} now; the job waits until one does (`wasmjob nodes ls`)"
+        ));
+    } else if !of_queue.any(|node| class::is_met(&class, &node.labels)) {
+        let required = class.replace('+', ", ");
+        render::talk(format!(
+            "warning: no node of queue {queue} has all of {required}; the job waits until one does (`wasmjob nodes inspect NODE`)"
         ));
     }
     Ok(())

@@ -28,7 +28,8 @@ pub(super) const LIMITS_MAX: &str = "limits.max.";
 
 pub(super) const KEYS: &[Key] = &[
     Key { name: "artifacts.url", default: Default::Unset },
-    Key { name: "grants.artifacts", default: Default::Text(":rw") },
+    // Names are what others submit jobs under: setting them is not for every job.
+    Key { name: "grants.artifacts", default: Default::Text(":ro") },
     Key { name: "grants.clock", default: Default::Text("coarse") },
     Key { name: "grants.http", default: Default::Unset },
     Key { name: "grants.jobs", default: Default::Text("1000") },

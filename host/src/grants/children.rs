@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use wasmjob_runtime::{
     AccessError,
     grants::{Children, Clock, Random},
@@ -54,7 +55,9 @@ impl Children for ClusterChildren {
                 again && (broker.event(child.id).await?.is_some() || find_queued(&broker, child.id).await?.is_some());
             if known { Ok::<_, QueueError>(()) } else { broker.submit(&child).await }
         };
-        let submitted = self.io.spawn(submit).await.map_err(|error| AccessError::Unavailable(error.to_string()))?;
+        let submitted = AbortOnDropHandle::new(self.io.spawn(submit))
+            .await
+            .map_err(|error| AccessError::Unavailable(error.to_string()))?;
         submitted.map(|()| id.to_string()).map_err(|error| match error {
             QueueError::UnknownQueue { .. } | QueueError::TooLarge { .. } => AccessError::Refused(error.to_string()),
             error => AccessError::Unavailable(error.to_string()),

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use wasmjob_runtime::{AccessError, Digest, grants::Names};
 
 use crate::{
@@ -26,7 +27,7 @@ impl ClusterNames {
 impl Names for ClusterNames {
     async fn get(&self, name: &str) -> Result<Digest, AccessError> {
         let (broker, wanted) = (self.broker.clone(), name.to_owned());
-        let asked = self.io.spawn(async move { names::resolve(&broker, &wanted).await }).await;
+        let asked = AbortOnDropHandle::new(self.io.spawn(async move { names::resolve(&broker, &wanted).await })).await;
         let found =
             asked.map_err(|error| AccessError::Unavailable(error.to_string()))?.map_err(|error| unavailable(&error))?;
         found.ok_or_else(|| AccessError::NotFound(format!("nothing has the name `{name}`")))
@@ -39,7 +40,7 @@ impl Names for ClusterNames {
             )));
         }
         let (broker, name) = (self.broker.clone(), name.to_owned());
-        let set = self.io.spawn(async move { names::set(&broker, &name, digest).await }).await;
+        let set = AbortOnDropHandle::new(self.io.spawn(async move { names::set(&broker, &name, digest).await })).await;
         set.map_err(|error| AccessError::Unavailable(error.to_string()))?.map_err(|error| unavailable(&error))
     }
 }

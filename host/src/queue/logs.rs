@@ -20,6 +20,8 @@ use crate::wire::JobId;
 
 /// Pieces that may wait to be published; beyond them a job's log has gaps, which are counted.
 const WAITING_MAX: usize = 4_096;
+/// Bytes of a piece: with `WAITING_MAX`, what logs take of a node's memory while NATS is slow.
+const PIECE_BYTES: usize = 8 * 1024;
 /// How long lines are gathered before they are published together.
 const GATHER: Duration = Duration::from_millis(50);
 /// Bytes of one message of log lines.
@@ -66,9 +68,11 @@ impl LogWriter {
 
 impl LogSink for AttemptLog {
     fn write(&self, stream: LogStream, bytes: &[u8]) {
-        let line = LogLine { stream, attempt: self.attempt, text: String::from_utf8_lossy(bytes).into_owned() };
-        if self.writer.send.try_send((self.job, line)).is_err() {
-            (self.writer.dropped)(bytes.len() as u64);
+        for piece in bytes.chunks(PIECE_BYTES) {
+            let line = LogLine { stream, attempt: self.attempt, text: String::from_utf8_lossy(piece).into_owned() };
+            if self.writer.send.try_send((self.job, line)).is_err() {
+                (self.writer.dropped)(piece.len() as u64);
+            }
         }
     }
 }

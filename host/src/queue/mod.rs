@@ -141,8 +141,14 @@ impl Broker {
             // The spec is the one part that is not needed to know how the job ended.
             Err(QueueError::TooLarge { .. }) if report.spec.is_some() => {
                 let bare = Report { spec: None, ..report.clone() };
-                self.store_event(report, bare.to_event(), sequence).await
+                match self.store_event(report, bare.to_event(), sequence).await {
+                    Err(QueueError::TooLarge { .. }) => {
+                        self.store_event(report, outline(report).to_event(), sequence).await
+                    }
+                    stored => stored,
+                }
             }
+            Err(QueueError::TooLarge { .. }) => self.store_event(report, outline(report).to_event(), sequence).await,
             stored => stored,
         }
     }
@@ -190,6 +196,13 @@ fn read(event: &[u8], job: JobId) -> Report {
     tracing::warn!(%job, "the event of the job cannot be read as a report");
     let core = serde_json::from_slice(event).ok().filter(|core: &Core| core.job == job);
     Report { state: core.map_or(State::Queued, |core| core.state), ..Report::queued(job) }
+}
+
+/// What has to be told of a job when there is no room for more: another client may have written an event
+/// that fills a message, and what is added to it has to be stored all the same.
+fn outline(report: &Report) -> Report {
+    let Report { job, state, attempt, outcome, times, usage, .. } = report.clone();
+    Report { state, attempt, outcome, times, usage, ..Report::queued(job) }
 }
 
 /// How long the event may stay. One that says that more is to come stays until that has come, and

@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 
-use crate::wire::JobId;
+use crate::wire::{JobId, class};
 
 /// Stream of all events; one message for each job, on `event(job)`.
 pub const EVENTS: &str = "WJ_EVENTS";
@@ -54,6 +54,15 @@ pub fn lanes(queue: &str, class: &str) -> String {
 /// All classes of a queue.
 pub fn queue_all(queue: &str) -> String {
     format!("wj.q.{queue}.>")
+}
+
+/// The durable consumer of a class. What is published under a word that is no class gets one too, under a
+/// name that the server takes, so that it ends somewhere.
+pub fn consumer(class: &str) -> String {
+    match class::is_class(class) {
+        true => class.to_owned(),
+        false => format!("stray-{}", &blake3::hash(class.as_bytes()).to_hex()[..16]),
+    }
 }
 
 /// The class in the subject of a lane.

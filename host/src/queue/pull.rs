@@ -130,7 +130,8 @@ impl Puller {
             if self.heard.contains_key(&class) {
                 continue;
             }
-            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{class}", names::queue_stream(&self.queue));
+            let subject =
+                format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(&self.queue), names::consumer(&class));
             let reply = format!("{}.{class}", self.inbox);
             let sent = self.context.client().publish_with_reply(subject, reply, REQUEST.into()).await;
             sent.map_err(|error| unavailable(error.to_string()))?;

@@ -32,6 +32,8 @@ const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// Values that a name had.
 const NAME_HISTORY: i64 = 16;
+/// How long the consumer of a class stays of which no node asks for jobs.
+const CLASS_KEPT: Duration = Duration::from_secs(86_400);
 /// Messages out at nodes, and requests of slots, at the same time; slots bound both long before.
 const DELIVERED_MAX: i64 = 100_000;
 
@@ -115,13 +117,15 @@ pub async fn ensure_class(
     class: &str,
     lease: Duration,
 ) -> Result<PullConsumer, SetupError> {
-    let stream = names::queue_stream(queue);
-    let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/{class}"), reason };
-    if let Ok(consumer) = jetstream.get_consumer_from_stream(class, &stream).await {
+    let (stream, consumer) = (names::queue_stream(queue), names::consumer(class));
+    let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/{consumer}"), reason };
+    if let Ok(consumer) = jetstream.get_consumer_from_stream(&consumer, &stream).await {
         return Ok(consumer);
     }
     let config = pull::Config {
-        durable_name: Some(class.into()),
+        durable_name: Some(consumer.clone()),
+        // Anybody can publish under a new class; what nobody asks for any more goes by itself.
+        inactive_threshold: if class == class::ANY { Duration::ZERO } else { CLASS_KEPT },
         filter_subject: names::lanes(queue, class),
         ack_policy: AckPolicy::Explicit,
         ack_wait: lease,

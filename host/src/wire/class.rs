@@ -11,6 +11,8 @@ use super::{Grant, JobSpec};
 pub const ANY: &str = "any";
 /// Labels of one job. Their names become one word of a subject.
 pub const LABELS_MAX: usize = 16;
+/// Bytes of a class: it names a consumer at the server, which takes no more than 255.
+const CLASS_BYTES_MAX: usize = 200;
 /// Bytes of a key or value.
 const WORD_BYTES_MAX: usize = 63;
 /// Keys that mean something by themselves: what a node offers.
@@ -42,7 +44,7 @@ pub fn missing<'a>(class: &'a str, labels: &BTreeSet<String>) -> Vec<&'a str> {
 /// Whether this is how classes are written.
 pub fn is_class(class: &str) -> bool {
     let is_label = |label: &str| label.split_once('=').is_some_and(|(key, value)| is_word(key) && is_word(value));
-    class == ANY || class.split('+').all(is_label)
+    class == ANY || class.len() <= CLASS_BYTES_MAX && class.split('+').all(is_label)
 }
 
 fn is_word(word: &str) -> bool {
@@ -88,6 +90,7 @@ mod tests {
     #[test]
     fn a_node_takes_the_classes_whose_labels_it_has() {
         let own = labels(&["a=1", "b=2"]);
+        assert!(!is_class(&["a=1"; 60].join("+")));
         for (class, met) in
             [("any", true), ("a=1", true), ("a=1+b=2", true), ("a=2", false), ("a=1+c=3", false), ("odd", true)]
         {

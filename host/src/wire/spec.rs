@@ -337,7 +337,8 @@ impl JobSpec {
         }
         self.input.bytes()?;
         if !class::is_class(&self.class()) {
-            let reason = "a folder is named as a node offers it, NAME or NAME/PATH with NAME of a-z, 0-9, - and _";
+            let reason = "a folder is named as a node offers it, NAME or NAME/PATH with NAME of a-z, 0-9, - and _; and \
+                          names of folders, secrets and labels have at most 200 bytes together";
             return wrong("grants", reason.into());
         }
         self.check_available()

@@ -20,13 +20,13 @@ async fn publish(broker: &Broker, message_id: Option<&str>, body: impl Into<Vec<
     publish_on(LANE, broker, message_id, body).await;
 }
 
-async fn publish_on(lane: &'static str, broker: &Broker, message_id: Option<&str>, body: impl Into<Vec<u8>>) {
+async fn publish_on(lane: &str, broker: &Broker, message_id: Option<&str>, body: impl Into<Vec<u8>>) {
     let mut headers = HeaderMap::new();
     if let Some(id) = message_id {
         headers.insert(NATS_MESSAGE_ID, id);
     }
     let body = bytes::Bytes::from(body.into());
-    let sent = broker.jetstream.publish_with_headers(lane, headers, body).await.unwrap().await.unwrap();
+    let sent = broker.jetstream.publish_with_headers(lane.to_owned(), headers, body).await.unwrap().await.unwrap();
     assert!(!sent.duplicate, "the server dropped it");
 }
 
@@ -90,12 +90,30 @@ async fn a_message_that_is_no_job_is_kept_as_dead_under_its_message_id_with_the_
 async fn a_message_beside_the_lanes_is_kept_as_dead_and_not_for_ever_in_the_queue() {
     let cluster = Cluster::shared();
     let broker = cluster.connect().await;
-    for lane in ["wj.q.default.gpu.p5", "wj.q.default.any.p9", "wj.q.default.any.x"] {
+    for lane in ["wj.q.default.gpu.p5", "wj.q.default.a/b.p5", "wj.q.default.any.p9", "wj.q.default.any.x"] {
         let job = new_id();
         publish_on(lane, &broker, Some(&format!("{job}:1")), spec(&job, NOBODY_HAS, &json!({}))).await;
         let report = cluster.until_state(&job, "dead");
         assert!(report["outcome"]["message"].as_str().unwrap().contains(lane), "{report}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_are_no_class_take_the_place_of_none() {
+    let cluster = Cluster::up();
+    let broker = cluster.connect().await;
+    let jobs: Vec<String> = (0..70).map(|_| new_id()).collect();
+    for (number, job) in jobs.iter().enumerate() {
+        let lane = format!("wj.q.default.word{number}.p5");
+        publish_on(&lane, &broker, Some(&format!("{job}:1")), spec(job, NOBODY_HAS, &json!({}))).await;
+    }
+    let os = format!("os={}", std::env::consts::OS);
+    let guest = cluster.guest(&guest::says("hello"));
+    cluster.wasmjob(&["submit", "--wait", "--label", &os, &guest]).succeeded();
+    for job in &jobs {
+        cluster.until_state(job, "dead");
+    }
+    cluster.wasmjob(&["submit", "--wait", "--label", &os, &guest]).succeeded();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,13 +95,21 @@ fn a_job_goes_to_a_node_that_has_its_labels() {
 
 fn granted(cluster: &Cluster, flags: &[&str], orders: &Value) -> Value {
     let (example, input) = (guest::example("granted"), orders.to_string());
-    let submit = [&["submit", "--wait", "--json"], flags, &["--input", &input, &example]].concat();
+    let config = cluster.path("wasmjob.toml").display().to_string();
+    let submit = [&["submit", "--wait", "--json", "--config", &config], flags, &["--input", &input, &example]].concat();
     cluster.wasmjob(&submit).json()
+}
+
+/// A cluster whose jobs may set names that begin with `shop.`.
+fn naming_cluster() -> Cluster {
+    let machine = Machine::new();
+    let config = machine.file("wasmjob.toml", "[grants]\nartifacts = [\":ro\", \"shop.:rw\"]\n");
+    Cluster::up_on(machine, &["--config", &config])
 }
 
 #[test]
 fn a_secret_reaches_the_guest_and_nothing_else() {
-    let cluster = Cluster::up();
+    let cluster = naming_cluster();
     cluster.wasmjob_reading(b"hush-hush-42\n", &["secret", "set", "token"]).succeeded();
     assert_eq!(cluster.json(&["secret", "ls"]), json!(["token"]));
     let report = granted(&cluster, &ALL, &json!({ "secrets": ["token"] }));
@@ -130,13 +138,16 @@ const ALL: [&str; 6] = ["--grant", "artifacts=shop.:rw", "--grant", "jobs=2", "-
 
 #[test]
 fn names_are_read_and_set_below_the_prefix_that_was_granted() {
-    let cluster = Cluster::up();
+    let cluster = naming_cluster();
     cluster.wasmjob_reading(b"x", &["secret", "set", "token"]).succeeded();
     let orders = json!({ "set": ["shop.latest", "weights"], "get": ["shop.latest"] });
     let report = granted(&cluster, &ALL, &orders);
     assert_eq!(report["output"]["text"], r#"{"children":[],"names":["weights"],"secrets":[]}"#, "{report}");
     let other = granted(&cluster, &ALL, &json!({ "get": ["store.latest"] }));
     assert!(other["outcome"]["message"].as_str().unwrap().contains("artifacts=store.latest:ro"), "{other}");
+    let config = cluster.path("wasmjob.toml").display().to_string();
+    let wide = ["submit", "--grant", "artifacts=:rw", "--config", &config, &guest::example("granted")];
+    cluster.wasmjob(&wide).ended(2).saying(&["artifacts=:rw", "not offered"]);
     let read_only = ["--grant", "artifacts=shop.:ro", "--grant", "jobs=2", "--secret", "token"];
     let set = granted(&cluster, &read_only, &orders);
     assert!(set["outcome"]["message"].as_str().unwrap().contains("artifacts=shop.latest:rw"), "{set}");
@@ -144,7 +155,7 @@ fn names_are_read_and_set_below_the_prefix_that_was_granted() {
 
 #[test]
 fn a_job_starts_others_up_to_its_grant_and_none_twice() {
-    let cluster = Cluster::up();
+    let cluster = naming_cluster();
     cluster.wasmjob_reading(b"x", &["secret", "set", "token"]).succeeded();
     let child =
         json!({ "grants": ["artifacts=shop.:ro", "jobs=0"], "secrets": ["token"], "input": { "inline": "null" } });
