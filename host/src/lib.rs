@@ -15,6 +15,7 @@ pub mod grants;
 pub mod http;
 pub mod lifecycle;
 pub mod limit_values;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod node;

@@ -30,6 +30,7 @@ use crate::{
     grants::Offers,
     http::{self, HttpError, Readiness},
     limit_values::{self, LimitConfigError},
+    memory,
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
@@ -146,6 +147,7 @@ impl Node {
     pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
         let worker = self.worker.clone();
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
+        let _small = memory::keep_small();
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for (queue, lease) in &self.queues {
             let (known, classes) = classes::first();

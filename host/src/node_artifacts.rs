@@ -24,6 +24,18 @@ impl NodeArtifacts {
         NodeArtifacts { store, cache: Arc::new(cache), io }
     }
 
+    /// The artifact, if it has no more than `bytes_max` bytes: one that has is not even fetched, which would
+    /// cost the cache what others need.
+    pub async fn open_within(&self, digest: &Digest, bytes_max: u64) -> Result<Blob, AccessError> {
+        if !self.cache.holds(digest) {
+            let size = self.store.head(digest).await.map_err(|error| access_error(&error))?.size();
+            if size > bytes_max {
+                return Err(AccessError::TooLarge(format!("{digest} has {size} bytes, more than {bytes_max}")));
+            }
+        }
+        self.open(digest).await
+    }
+
     /// The cache, for its counts.
     pub fn cache(&self) -> &Cache {
         &self.cache

@@ -27,6 +27,9 @@ pub enum AccessError {
     /// The store does not answer; trying again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// It has more bytes than were asked for at most.
+    #[error("{0}")]
+    TooLarge(String),
     /// The store does not take it: it is full, the artifact too large, the access not allowed.
     #[error("{0}")]
     Refused(String),

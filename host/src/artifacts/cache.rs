@@ -119,6 +119,11 @@ impl Cache {
         .await
     }
 
+    /// Whether it is on the disk, as far as is known without reading it.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.shared.state().entries.contains(digest)
+    }
+
     /// Keeps a copy of `blob`, so that a later fetch finds it. Errors: as [`Cache::fetch`].
     pub async fn adopt(&self, blob: &Blob) -> Outcome {
         if let Some(held) = self.shared.hit(&blob.digest()) {

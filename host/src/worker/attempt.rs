@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmjob_runtime::{
-    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, Outcome, OutcomeKind, Prepared, Signals,
-    Variant, millis,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limit, Limits, Outcome, OutcomeKind, Prepared,
+    Signals, Variant, limits::COMPONENT_BYTES_MAX, millis,
 };
 
 use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
@@ -31,7 +31,7 @@ impl Worker {
         release: (OwnedSemaphorePermit, oneshot::Sender<()>),
     ) -> AttemptReport {
         let prepared = tokio::select! {
-            prepared = self.prepare(spec) => prepared,
+            prepared = self.prepare(spec, limits.input) => prepared,
             () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
         };
         let (component, input, compiled) = match prepared {
@@ -70,13 +70,13 @@ impl Worker {
     }
 
     /// The component and the input, ready to use.
-    async fn prepare(&self, spec: &JobSpec) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
+    async fn prepare(&self, spec: &JobSpec, input_max: u64) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
         let digest = self.resolve(&spec.component).await?;
-        let bytes = self.fetch("component", digest);
+        let bytes = self.fetch("component", digest, COMPONENT_BYTES_MAX, Limit::Compile);
         let (component, compiled) =
             self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
         let input = match &spec.input {
-            Input::Artifact(digest) => self.fetch("input", *digest).await?,
+            Input::Artifact(digest) => self.fetch("input", *digest, input_max, Limit::Input).await?,
             carried => {
                 let bytes = carried.bytes().map_err(|error| Box::new(Outcome::invalid(error.to_string())))?;
                 Blob::from_bytes(bytes.unwrap_or_default())
@@ -97,9 +97,12 @@ impl Worker {
         }
     }
 
-    async fn fetch(&self, what: &str, digest: Digest) -> Result<Blob, Box<Outcome>> {
-        self.patiently(|| self.artifacts.open(&digest)).await.map_err(|error| {
+    async fn fetch(&self, what: &str, digest: Digest, bytes_max: u64, limit: Limit) -> Result<Blob, Box<Outcome>> {
+        self.patiently(|| self.artifacts.open_within(&digest, bytes_max)).await.map_err(|error| {
             Box::new(match error {
+                AccessError::TooLarge(text) => {
+                    Outcome { retryable: false, ..Outcome::limited(limit, format!("has too large a {what}: {text}")) }
+                }
                 AccessError::NotFound(text) | AccessError::Corrupt(text) => {
                     Outcome::invalid(format!("the {what} cannot be had: {text}"))
                 }

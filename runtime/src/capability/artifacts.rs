@@ -39,6 +39,7 @@ impl From<AccessError> for Error {
             AccessError::NotFound(text) => Error::NotFound(text),
             AccessError::Corrupt(text) => Error::Corrupt(text),
             AccessError::Unavailable(text) => Error::Unavailable(text),
+            AccessError::TooLarge(text) => Error::Limit(text),
             AccessError::Refused(text) => Error::Other(text),
         }
     }

@@ -136,6 +136,20 @@ async fn a_message_that_is_no_job_and_has_no_usable_id_is_kept_under_a_new_one()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_input_over_its_limit_is_not_even_fetched() {
+    let cluster = Cluster::shared();
+    let broker = cluster.connect().await;
+    let file = cluster.file("large", vec![7; 1 << 20]);
+    let digest = cluster.wasmjob(&["artifact", "put", &file]).succeeded().text().trim().to_owned();
+    let (job, more) = (new_id(), json!({ "input": { "artifact": digest }, "limits": { "input": 1000 } }));
+    publish(&broker, Some(&format!("{job}:1")), spec(&job, &hello(cluster), &more)).await;
+    let report = cluster.until_state(&job, "failed");
+    assert_eq!((&report["outcome"]["kind"], &report["outcome"]["limit"]), (&"limit".into(), &"input".into()));
+    let message = report["outcome"]["message"].as_str().unwrap();
+    assert!(message.contains("1048576") && message.contains("1000"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_cannot_be_run_fails_with_the_reason() {
     let cluster = Cluster::shared();
     let broker = cluster.connect().await;
