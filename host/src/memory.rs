@@ -9,12 +9,20 @@ use std::{
     time::Duration,
 };
 
+/// From how many bytes on what is allocated has a mapping of its own, which ends as soon as it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BYTES: libc::c_int = 256 << 10;
+/// How many heaps the threads share. With the C library's own number, eight for every core, what little
+/// each keeps between its pieces adds up: components and outputs come and go on every thread.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const HEAPS: libc::c_int = 2;
 /// How often it is given back.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Gives memory back now and then, on a thread of its own because that takes milliseconds, until what this
 /// returns is dropped.
 pub fn keep_small() -> Sender<()> {
+    map_what_is_large();
     let (keep, kept) = channel();
     let work = move || {
         while kept.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -24,6 +32,18 @@ pub fn keep_small() -> Sender<()> {
     // Without the thread the node only takes more memory than it needs.
     drop(thread::Builder::new().name("memory".into()).spawn(work));
     keep
+}
+
+/// The C library raises this border to the largest piece that was ever freed, up to 32 MiB. Components
+/// then lie in the heaps between small things that stay, and the heaps never shrink.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn map_what_is_large() {
+    // SAFETY: both only set numbers of the allocator's, under its own locks.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+    }
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -36,3 +56,6 @@ fn give_back() {
 /// Other systems' allocators do that by themselves, or cannot be asked.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn give_back() {}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn map_what_is_large() {}
