@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use wasmjob_runtime::{
-    Limits,
-    limits::{CHOOSABLE, LimitInfo, Unit},
+    Limits, NodeLimits,
+    limits::{CHOOSABLE, LimitInfo, OF_NODE, Unit, not_choosable},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitConfigError {
     /// No limit has this name.
-    #[error("there is no limit `{name}`; the limits are {}", CHOOSABLE.each_ref().map(|info| info.name).join(", "))]
+    #[error("{}", not_choosable(name))]
     Unknown {
         /// The name.
         name: String,
@@ -62,6 +62,23 @@ pub fn limits(config: &Config) -> Result<(Limits, Limits), LimitConfigError> {
     })
 }
 
+/// What the configuration sets for the node as a whole.
+pub fn of_node(config: &Config) -> Result<NodeLimits, LimitConfigError> {
+    let mut limits = NodeLimits::default();
+    for info in &OF_NODE {
+        let Some(value) = config.limits.max.get(info.name) else { continue };
+        let key = format!("limits.max.{}", info.name);
+        let from = config.source(&key).to_string();
+        let value = read(info, value).map_err(|error| LimitConfigError::Key { key, from, error: Box::new(error) })?;
+        if value > info.ceiling {
+            let (given, allowed) = (info.show(value), info.show(info.ceiling));
+            return Err(LimitConfigError::AboveMaximum { section: "max", name: info.name, given, allowed });
+        }
+        limits.set(info.name, value);
+    }
+    Ok(limits)
+}
+
 /// An error with the key it is about.
 type KeyError = (Option<String>, LimitConfigError);
 
@@ -90,7 +107,8 @@ fn in_force(config: &config::Limits) -> Result<(Limits, Limits), KeyError> {
 }
 
 fn over(mut limits: Limits, section: &str, table: &BTreeMap<String, String>) -> Result<Limits, KeyError> {
-    for (name, value) in table {
+    let of_node = |name: &String| section == "max" && OF_NODE.iter().any(|info| info.name == name);
+    for (name, value) in table.iter().filter(|(name, _)| !of_node(name)) {
         let (_, value) = parse(name, value).map_err(|error| (Some(format!("limits.{section}.{name}")), error))?;
         limits.set(name, value);
     }
@@ -109,6 +127,10 @@ pub fn table(pairs: &[(String, String)]) -> Result<LimitTable, LimitConfigError>
 fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConfigError> {
     let info = CHOOSABLE.iter().find(|info| info.name == name);
     let info = info.ok_or_else(|| LimitConfigError::Unknown { name: name.to_owned() })?;
+    Ok((info, read(info, value)?))
+}
+
+fn read(info: &LimitInfo, value: &str) -> Result<u64, LimitConfigError> {
     let read = match info.unit {
         Unit::Bytes => value.parse().map(|Size(bytes)| bytes).map_err(|error| error.to_string()),
         Unit::Millis => value
@@ -117,10 +139,10 @@ fn parse(name: &str, value: &str) -> Result<(&'static LimitInfo, u64), LimitConf
             .map_err(|error| error.to_string()),
         Unit::Number => parse_number(value),
     };
-    let wrong = |reason| LimitConfigError::Value { name: name.to_owned(), reason };
+    let wrong = |reason| LimitConfigError::Value { name: info.name.to_owned(), reason };
     match read.map_err(wrong)? {
         0 => Err(wrong("it must be more than 0".into())),
-        value => Ok((info, value)),
+        value => Ok(value),
     }
 }
 
@@ -160,6 +182,7 @@ mod tests {
             (&[("fuel", "0")], &[], "more than 0"),
             (&[("memory", "2GiB")], &[("memory", "1GiB")], "limits.default.memory"),
             (&[], &[("memory", "5GiB")], "limits.max.memory"),
+            (&[("stack", "1MiB")], &[], "limits.max.stack"),
         ] {
             let error = in_force(&config(default, max)).unwrap_err().1.to_string();
             assert!(error.contains(named), "{error}");

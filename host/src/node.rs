@@ -283,13 +283,15 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
     let cache = Cache::open(&folder("cache")?, config.node.cache)?;
     let spill_dir = folder("tmp")?;
     clear(&spill_dir);
+    let limits = limit_values::of_node(config)?;
     let sandbox = Sandbox::new(SandboxConfig {
         slots,
         code_dir: Some(folder("code")?),
         code_bytes_max: CODE_BYTES_MAX,
-        compiler: compiler::of_own().map_err(NodeError::Program)?,
+        compiler: compiler::of_own(&limits).map_err(NodeError::Program)?,
         spill_dir,
         trusted_keys: config.trusted_keys.clone(),
+        limits,
     })?;
     let dropped = metrics.log_bytes_dropped.clone();
     metrics.slots.set(i64::try_from(slots).unwrap_or(i64::MAX));

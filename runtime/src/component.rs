@@ -102,7 +102,7 @@ pub fn admit(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
 pub(crate) fn as_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Box<Outcome>> {
     let invalid = |message: String| Box::new(Outcome::invalid(message));
     if bytes.len() as u64 > COMPONENT_BYTES_MAX {
-        return Err(Box::new(too_large(bytes.len() as u64)));
+        return Err(Box::new(too_large(bytes.len() as u64, COMPONENT_BYTES_MAX)));
     }
     match kind(bytes) {
         Some(Kind::Component) => Ok(bytes.into()),
@@ -224,8 +224,8 @@ fn not_compiled(error: &wasmtime::Error) -> Outcome {
 }
 
 /// The outcome for a component of too many bytes.
-pub(crate) fn too_large(size: u64) -> Outcome {
-    let message = format!("has {size} bytes, more than the {COMPONENT_BYTES_MAX} that are compiled");
+pub(crate) fn too_large(size: u64, max: u64) -> Outcome {
+    let message = format!("has {size} bytes, more than the {max} that are compiled");
     Outcome { retryable: false, ..Outcome::limited(Limit::Compile, message) }
 }
 

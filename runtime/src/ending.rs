@@ -114,15 +114,15 @@ fn limited(limit: Limit, limits: &Limits) -> Outcome {
         Limit::Memory => format!("wanted more memory than {}", limits.show("memory")),
         Limit::Wall => format!("did not end within {}", limits.show("wall")),
         Limit::Output => format!("put out more than {}", limits.show("output")),
-        Limit::Stack => format!("used up its stack of {}KiB", limits::STACK_BYTES_MAX / 1024),
+        Limit::Stack => "used up its stack, which limits.max.stack of the node is for".into(),
         Limit::Table => format!("wanted a table of more than {} elements", limits.table),
         Limit::Handles => {
             let (host, files, all) = (limits.handles, limits::FILES_MAX, limits::COMPONENT_HANDLES_MAX);
             format!("held more than {host} handles on host objects, {files} on files or {all} in all")
         }
         Limit::Call => {
-            let (bytes, random) = (limits::CALL_BYTES_MAX >> 20, limits::RANDOM_BYTES_MAX >> 20);
-            format!("passed more than {bytes}MiB to the host in one call, or asked for more than {random}MiB of random")
+            let max = limits.show("call");
+            format!("passed more than {max} to the host in one call, or asked for more than {max} of random")
         }
         Limit::Scratch => format!(
             "put more into its scratch folder than --grant scratch=SIZE allows, or more than {} entries",

@@ -29,12 +29,14 @@ impl Variant {
     }
 }
 
-/// Makes the engine for `slots` attempts at a time.
+/// Makes the engine for `slots` attempts at a time, of guests with stacks of `stack_bytes`.
 ///
 /// Instances come from a pool, which makes a start twice as fast; where the address space for the
 /// pool cannot be had, every attempt maps its own memory instead.
-pub fn engine(slots: u32, variant: Variant) -> wasmtime::Result<Engine> {
+pub fn engine(slots: u32, variant: Variant, stack_bytes: usize) -> wasmtime::Result<Engine> {
     let mut config = config(variant)?;
+    // What compiles does not ask for it: guests look at the end of their stack while they run.
+    config.max_wasm_stack(stack_bytes).async_stack_size(2 * stack_bytes + (1 << 20));
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
     Engine::new(&config).or_else(|error| {
         tracing::warn!(%error, "no address space for an instance pool; every attempt will map its own memory");
@@ -55,8 +57,6 @@ fn config(variant: Variant) -> wasmtime::Result<Config> {
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_nan_canonicalization(variant == Variant::Deterministic)
         .consume_fuel(true)
-        .max_wasm_stack(limits::STACK_BYTES_MAX)
-        .async_stack_size(2 * limits::STACK_BYTES_MAX + (1 << 20))
         .memory_init_cow(true)
         // Up to this size memory is kept as an image even if it is nearly all zeros. wasmtime's own
         // 16 MiB let a module of 69 bytes become a file of 16.8 MB in the cache of compiled code.
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_compiles_and_what_runs_have_the_same_settings_and_the_variants_have_not() {
         for variant in [Variant::Fast, Variant::Deterministic] {
-            assert_eq!(settings(&engine(1, variant).unwrap()), settings(&compiling(variant).unwrap()));
+            assert_eq!(settings(&engine(1, variant, 1 << 20).unwrap()), settings(&compiling(variant).unwrap()));
         }
         let [fast, deterministic] = [Variant::Fast, Variant::Deterministic].map(|variant| compiling(variant).unwrap());
         assert_ne!(settings(&fast), settings(&deterministic));

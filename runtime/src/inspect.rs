@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_is_valid_here_is_valid_to_the_compiler() {
-        let engine = engine::engine(1, engine::Variant::Fast).unwrap();
+        let engine = engine::engine(1, engine::Variant::Fast, 1 << 20).unwrap();
         for (module, valid) in [
             ("(memory 1)", true),
             ("(func (param v128))", true),

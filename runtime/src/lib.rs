@@ -4,8 +4,7 @@
 //! and gets back what they put out, how they ended and what they used:
 //!
 //! ```
-//! use std::{sync::Arc, time::Duration};
-//! use wasmjob_runtime::{Attempt, Blob, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, Variant};
+//! use wasmjob_runtime::{Attempt, Blob, Limits, Sandbox, SandboxConfig, Variant};
 //!
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
 //! let sandbox = Sandbox::new(SandboxConfig::new(1, std::env::temp_dir()))?;
@@ -15,19 +14,9 @@
 //! let prepared = sandbox.prepare(digest, Variant::Fast, async { Ok(bytes) }).await;
 //! let (component, _compiled_in) = prepared.unwrap();
 //! let attempt = Attempt {
-//!     component,
-//!     job: "an-example".into(),
-//!     number: 1,
 //!     input: Blob::from_bytes("some input".into()),
-//!     args: vec![],
-//!     env: vec![],
-//!     grants: Grants::default(),
-//!     deterministic: None,
-//!     soft: Duration::from_secs(60),
 //!     limits: Limits { fuel: 1_000_000, ..Limits::default() },
-//!     artifacts: Arc::new(NoArtifacts),
-//!     log: Arc::new(NoLog),
-//!     signals: Arc::default(),
+//!     ..Attempt::new(component)
 //! };
 //! let report = sandbox.start(attempt, ()).report().await;
 //! assert!(report.outcome.is_ok());
@@ -80,7 +69,7 @@ pub use engine::{Variant, WASMTIME_VERSION};
 pub use grants::Grants;
 pub use imports::{Need, grant_for};
 pub use inspect::{CoreFacts, Export, Import, Inspection, JobKind, Memory, Producer, SignedBy, inspect};
-pub use limits::{Limit, Limits};
+pub use limits::{Limit, Limits, NodeLimits};
 pub use log::{LogSink, LogStream, NoLog};
 pub use report::{AttemptReport, Outcome, OutcomeKind, Progress, Usage, millis};
 pub use sandbox::{Attempt, Running, Sandbox, SandboxConfig, SandboxError};

@@ -1,7 +1,7 @@
 //! Every ceiling of an attempt: its name, unit, default, highest value and reason.
 //!
-//! A job chooses some of them (`Limits`, by name) below what the operator allows; the others are
-//! the same for everybody and stand here as constants. `Limit` is what a report says when one of
+//! A job chooses some of them (`Limits`, by name) below what the operator allows; some an operator sets
+//! for a whole node (`NodeLimits`); the others are the same for everybody and stand here as constants. `Limit` is what a report says when one of
 //! them ended an attempt.
 
 use std::{fmt, time::Duration};
@@ -58,8 +58,6 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Stack of the guest in bytes. One for all: it is part of the compiled code's environment.
-pub const STACK_BYTES_MAX: usize = 512 * 1024;
 /// Core instances in one attempt. A Python component has about 25; each costs the host a slot.
 pub const INSTANCES_MAX: usize = 128;
 /// Linear memories in one attempt. A component from several modules has one for each.
@@ -78,9 +76,6 @@ pub const HANDLES_CEILING: u64 = 65_536;
 /// Handles of all kinds, those of components on resources of each other included. Each costs the
 /// host 24 bytes.
 pub const COMPONENT_HANDLES_MAX: usize = 4_096;
-/// Bytes a guest can hand to the host in the arguments of one call, or return at its end: the host
-/// holds them beside the budget for a moment. More output is written as an artifact.
-pub const CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes in memory for each group of an open blob: one node of its tree.
 pub const TREE_NODE_BYTES: u64 = 32;
 /// Bytes that the host keeps in memory for an artifact that is being written, whatever its size.
@@ -117,9 +112,6 @@ pub const ENTRY_FUEL: u64 = 1_500;
 pub const POLL_FUEL: u64 = 500;
 /// Fuel of having a file on the disk for certain: it is mostly waiting, for everybody on that disk.
 pub const SYNC_FUEL: u64 = 1_000_000;
-/// Random bytes for one call: as many as any call can carry. A program that asks for a buffer of them
-/// does not expect less, and cannot be given them in pieces; they take about 10 ms.
-pub const RANDOM_BYTES_MAX: u64 = CALL_BYTES_MAX as u64;
 /// Bytes of a path, as on most systems.
 pub const PATH_BYTES_MAX: usize = 4 * 1024;
 /// Files, folders, listings and streams of files that a guest can have open at once: below its
@@ -130,21 +122,12 @@ pub const FILES_MAX: usize = 256;
 pub const SCRATCH_ENTRIES_MAX: u64 = 4_096;
 /// Bytes in memory of a folder that is being listed.
 pub const LISTING_BYTES: u64 = 40 * 1024;
-/// Bytes of one component. A Python component has 18 MB.
+/// Most bytes of a component that an operator can allow. A Python component has 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Components inside components, which composing programs makes a few of. Compiling them takes
 /// memory with the square of the depth: 50,000, in a file of 600 kB, took 24 GB. Also types inside
 /// types of components and instances: validating them takes stack, and 1,000 took all there is.
 pub const COMPONENT_DEPTH_MAX: usize = 64;
-/// Memory that one compile can have. The 18 MB of a Python component take 370 MB on two threads.
-pub const COMPILE_MEMORY_BYTES_MAX: u64 = 2 << 30;
-/// Processor time that one compile can have, in seconds. A Python component takes 12.
-pub const COMPILE_CPU_S_MAX: u64 = 60;
-/// Time that one compile can have, half as much again: for a machine that does other things as well.
-pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(90);
-/// Bytes of machine code of one component: twice the largest component, which is about what
-/// compiling makes of it. The node holds them twice for a moment.
-pub const COMPILE_CODE_BYTES_MAX: u64 = 2 * COMPONENT_BYTES_MAX;
 /// Threads of one compile. Each takes memory, and the functions of a component are of such different
 /// size that more find little to do.
 pub const COMPILE_THREADS_MAX: usize = 8;
@@ -195,6 +178,8 @@ pub struct Limits {
     pub handles: u64,
     /// Core instances.
     pub instances: u64,
+    /// Bytes in one host call: its arguments, what a job returns, or random bytes that it asks for.
+    pub call: u64,
 }
 
 impl Default for Limits {
@@ -209,6 +194,7 @@ impl Default for Limits {
             table: TABLE_ELEMENTS_MAX as u64,
             handles: HANDLES_MAX as u64,
             instances: INSTANCES_MAX as u64,
+            call: 16 << 20,
         }
     }
 }
@@ -252,7 +238,7 @@ impl LimitInfo {
 }
 
 /// The limits a job can choose, in the order they are shown.
-pub const CHOOSABLE: [LimitInfo; 9] = [
+pub const CHOOSABLE: [LimitInfo; 10] = [
     LimitInfo { name: "fuel", unit: Unit::Number, ceiling: i64::MAX as u64, about: "instructions and host calls" },
     LimitInfo { name: "memory", unit: Unit::Bytes, ceiling: 4 << 30, about: "all memory held by and for the guest" },
     LimitInfo { name: "wall", unit: Unit::Millis, ceiling: 30 * 86_400_000, about: "time of one attempt" },
@@ -262,7 +248,78 @@ pub const CHOOSABLE: [LimitInfo; 9] = [
     LimitInfo { name: "table", unit: Unit::Number, ceiling: TABLE_ELEMENTS_MAX as u64, about: "elements of a table" },
     LimitInfo { name: "handles", unit: Unit::Number, ceiling: HANDLES_CEILING, about: "handles on host objects" },
     LimitInfo { name: "instances", unit: Unit::Number, ceiling: INSTANCES_MAX as u64, about: "core instances" },
+    // The host holds them beside the budget for a moment.
+    LimitInfo { name: "call", unit: Unit::Bytes, ceiling: 128 << 20, about: "bytes in one host call" },
 ];
+
+/// Limits that are the same for all jobs of a node: what a component is compiled to is shared by them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Bytes of a guest's stack.
+    pub stack: u64,
+    /// Bytes of a component.
+    pub component: u64,
+    /// Bytes of memory for one compile.
+    pub compile_memory: u64,
+    /// Milliseconds of processor time for one compile.
+    pub compile_time_ms: u64,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        NodeLimits {
+            stack: 512 << 10,
+            component: COMPONENT_BYTES_MAX,
+            // The 18 MB of a Python component take 370 MB on two threads,
+            compile_memory: 2 << 30,
+            // and 12 s.
+            compile_time_ms: 60_000,
+        }
+    }
+}
+
+/// The limits of a node, in the order they are shown. Jobs cannot choose them.
+pub const OF_NODE: [LimitInfo; 4] = [
+    // Every slot has address space for two of them.
+    LimitInfo { name: "stack", unit: Unit::Bytes, ceiling: 16 << 20, about: "stack of a guest" },
+    LimitInfo { name: "component", unit: Unit::Bytes, ceiling: COMPONENT_BYTES_MAX, about: "size of a component" },
+    LimitInfo { name: "compile_memory", unit: Unit::Bytes, ceiling: 64 << 30, about: "memory of one compile" },
+    LimitInfo { name: "compile_time", unit: Unit::Millis, ceiling: 3_600_000, about: "processor time of one compile" },
+];
+
+impl NodeLimits {
+    /// The value of the limit called `name`.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        let mut limits = self.clone();
+        limits.field(name).map(|field| *field)
+    }
+
+    /// Sets the limit called `name`; says whether there is one.
+    pub fn set(&mut self, name: &str, value: u64) -> bool {
+        self.field(name).map(|field| *field = value).is_some()
+    }
+
+    fn field(&mut self, name: &str) -> Option<&mut u64> {
+        Some(match name {
+            "stack" => &mut self.stack,
+            "component" => &mut self.component,
+            "compile_memory" => &mut self.compile_memory,
+            "compile_time" => &mut self.compile_time_ms,
+            _ => return None,
+        })
+    }
+}
+
+/// Says which limits a job can choose, because it cannot choose `name`.
+pub fn not_choosable(name: &str) -> String {
+    let names = CHOOSABLE.each_ref().map(|info| info.name).join(", ");
+    match OF_NODE.iter().any(|info| info.name == name) {
+        true => {
+            format!("`{name}` is the same for all jobs of a node (limits.max.{name} there); the limits are {names}")
+        }
+        false => format!("there is no limit `{name}`; the limits are {names}"),
+    }
+}
 
 impl Limits {
     /// The most an operator allows unless configured otherwise.
@@ -277,6 +334,7 @@ impl Limits {
             table: TABLE_ELEMENTS_MAX as u64,
             handles: HANDLES_MAX as u64,
             instances: INSTANCES_MAX as u64,
+            call: 16 << 20,
         }
     }
 
@@ -292,6 +350,7 @@ impl Limits {
             "table" => self.table,
             "handles" => self.handles,
             "instances" => self.instances,
+            "call" => self.call,
             _ => return None,
         })
     }
@@ -314,6 +373,7 @@ impl Limits {
             "table" => &mut self.table,
             "handles" => &mut self.handles,
             "instances" => &mut self.instances,
+            "call" => &mut self.call,
             _ => return false,
         };
         *field = value;

@@ -24,15 +24,17 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// For `slots` attempts at a time. `context` is what else compiled code depends on.
+    /// For `slots` attempts at a time, with stacks of `stack_bytes`. `context` is what else compiled code
+    /// depends on.
     pub(crate) fn new(
         slots: u32,
+        stack_bytes: usize,
         variant: Variant,
         code_dir: Option<&Path>,
         context: &[u8],
     ) -> Result<Self, SandboxError> {
         let broken = |error: wasmtime::Error| SandboxError::Engine { reason: format!("{error:#}") };
-        let engine = engine::engine(slots, variant).map_err(broken)?;
+        let engine = engine::engine(slots, variant, stack_bytes).map_err(broken)?;
         let mut linker = Linker::new(&engine);
         capability::add_to_linker(&mut linker).map_err(broken)?;
         let folder = code_dir.map(|dir| {

@@ -13,7 +13,6 @@ use crate::{
     compiler::{Code, NotCompiled},
     component::{self, Prepared},
     engine::Variant,
-    limits::COMPONENT_BYTES_MAX,
     machine::Machine,
     report::{Outcome, OutcomeKind},
     sandbox::Sandbox,
@@ -103,8 +102,8 @@ impl Sandbox {
             Some(running) => running,
             None => {
                 let component = bytes.await?;
-                if component.size() > COMPONENT_BYTES_MAX {
-                    return Err(Box::new(component::too_large(component.size())));
+                if component.size() > self.component_bytes_max {
+                    return Err(Box::new(component::too_large(component.size(), self.component_bytes_max)));
                 }
                 self.check_signature(key.digest, &component).await?;
                 let turn = self.compiling.clone().acquire_owned().await;

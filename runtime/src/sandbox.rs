@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     sync::{OnceCell, Semaphore, oneshot},
@@ -18,7 +19,7 @@ use tokio::{
 use wasmtime::{CallHook, Engine, Store, StoreContextMut};
 
 use crate::{
-    artifacts::Artifacts,
+    artifacts::{Artifacts, NoArtifacts},
     blob::{Blob, BlobWriter, Digest},
     capability::Output,
     code_cache::{CacheCounts, CodeCache},
@@ -27,8 +28,8 @@ use crate::{
     ending::{self, Ending},
     engine::Variant,
     grants::Grants,
-    limits::{self, COMPILES_MAX, COMPONENT_BYTES_MAX, Limit, Limits, YIELD_FUEL},
-    log::LogSink,
+    limits::{self, COMPILES_MAX, COMPONENT_BYTES_MAX, Limit, Limits, NodeLimits, YIELD_FUEL},
+    log::{LogSink, NoLog},
     machine::Machine,
     meter::LimitReached,
     report::{AttemptReport, Outcome, OutcomeKind, Usage, millis},
@@ -58,6 +59,8 @@ pub struct SandboxConfig {
     pub spill_dir: PathBuf,
     /// Who must have signed a component; nobody by default.
     pub trusted_keys: TrustedKeys,
+    /// What is the same for all jobs.
+    pub limits: NodeLimits,
 }
 
 impl SandboxConfig {
@@ -72,6 +75,7 @@ impl SandboxConfig {
             compiler: Compiler::InProcess,
             spill_dir,
             trusted_keys: TrustedKeys::default(),
+            limits: NodeLimits::default(),
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct Sandbox {
     /// Made when the first job asks for it.
     deterministic: OnceCell<Arc<Machine>>,
     slots: u32,
+    stack_bytes: usize,
+    pub(crate) component_bytes_max: u64,
     code_dir: Option<PathBuf>,
     code_context: Vec<u8>,
     pub(crate) cache: CodeCache,
@@ -141,6 +147,28 @@ pub struct Attempt {
     pub signals: Arc<Signals>,
 }
 
+impl Attempt {
+    /// The first attempt of a job that has nothing but defaults: no input, no grants, a log that nobody reads.
+    #[must_use]
+    pub fn new(component: Arc<Prepared>) -> Self {
+        Attempt {
+            component,
+            job: "01arz3ndektsv4rrffq69g5fav".into(),
+            number: 1,
+            input: Blob::from_bytes(Bytes::new()),
+            args: Vec::new(),
+            env: Vec::new(),
+            limits: Limits::default(),
+            soft: Duration::MAX,
+            grants: Grants::default(),
+            deterministic: None,
+            artifacts: Arc::new(NoArtifacts),
+            log: Arc::new(NoLog),
+            signals: Arc::default(),
+        }
+    }
+}
+
 /// An attempt that was started.
 pub struct Running {
     report: oneshot::Receiver<AttemptReport>,
@@ -177,7 +205,8 @@ impl Sandbox {
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
         // Code that was kept when others were trusted is not found.
         let context = config.trusted_keys.to_environment();
-        let fast = Machine::new(slots, Variant::Fast, config.code_dir.as_deref(), &context)?;
+        let stack_bytes = usize::try_from(config.limits.stack).unwrap_or(usize::MAX);
+        let fast = Machine::new(slots, stack_bytes, Variant::Fast, config.code_dir.as_deref(), &context)?;
         let no_threads = |source| SandboxError::Setup { path: config.spill_dir.clone(), source };
         let threads = Threads::start(slots as usize).map_err(no_threads)?;
         let compiles = thread::available_parallelism().map_or(1, usize::from).min(COMPILES_MAX);
@@ -185,6 +214,8 @@ impl Sandbox {
             fast: Arc::new(fast),
             deterministic: OnceCell::new(),
             slots,
+            stack_bytes,
+            component_bytes_max: config.limits.component,
             code_dir: config.code_dir,
             code_context: context,
             cache: CodeCache::new(config.code_bytes_max),
@@ -202,8 +233,10 @@ impl Sandbox {
             return Ok(self.fast.clone());
         }
         let make = async || {
-            let (slots, dir, context) = (self.slots, self.code_dir.clone(), self.code_context.clone());
-            let made = spawn_blocking(move || Machine::new(slots, variant, dir.as_deref(), &context)).await;
+            let (slots, stack_bytes) = (self.slots, self.stack_bytes);
+            let (dir, context) = (self.code_dir.clone(), self.code_context.clone());
+            let made =
+                spawn_blocking(move || Machine::new(slots, stack_bytes, variant, dir.as_deref(), &context)).await;
             let made = made.map_err(|panic| panic.to_string())?.map_err(|error| error.to_string())?;
             Ok::<_, String>(Arc::new(made))
         };
@@ -258,6 +291,11 @@ impl Sandbox {
         &self.fast.engine
     }
 
+    /// Bytes a component can have here.
+    pub fn component_bytes_max(&self) -> u64 {
+        self.component_bytes_max
+    }
+
     /// What the cache of compiled components did so far.
     pub fn cache_counts(&self) -> CacheCounts {
         self.cache.counts()
@@ -300,7 +338,7 @@ fn refused_input(attempt: &Attempt) -> Option<Outcome> {
 /// Puts every limit in place before any code of the guest runs.
 fn arm(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<()> {
     store.limiter(|state| &mut state.meter);
-    store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
+    store.set_hostcall_fuel(usize::try_from(attempt.limits.call).unwrap_or(usize::MAX));
     store.set_max_component_handles(limits::COMPONENT_HANDLES_MAX);
     store.set_fuel(attempt.limits.fuel)?;
     store.fuel_async_yield_interval(Some(YIELD_FUEL))?;

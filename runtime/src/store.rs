@@ -1,6 +1,7 @@
 //! What one attempt owns. Dropping it frees everything.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,6 +56,8 @@ pub(crate) struct State {
     pub(crate) files: OpenFiles,
     /// Blobs the guest holds: each can be an open file and keep a group of bytes in memory.
     pub(crate) blobs: usize,
+    /// The group that each of them was last read in, by handle.
+    pub(crate) groups: BTreeMap<u32, u64>,
     /// Artifacts being written.
     pub(crate) writers: usize,
     /// Time spent in host calls that move artifacts.
@@ -98,6 +101,7 @@ impl State {
             scratch: scratch.clone(),
             files: OpenFiles::default(),
             blobs: 0,
+            groups: BTreeMap::new(),
             writers: 0,
             host_time: Duration::ZERO,
         }
@@ -135,6 +139,7 @@ impl State {
 
     /// Takes a handle back.
     pub(crate) fn take_back(&mut self, blob: Resource<Blob>) -> wasmtime::Result<Blob> {
+        self.groups.remove(&blob.rep());
         let blob = self.table.delete(blob)?;
         self.meter.release(held_by(&blob));
         self.blobs -= 1;
@@ -169,7 +174,7 @@ fn wasi(attempt: &Attempt, output: &Shared<Output>, log: &Shared<Log>, charges: 
         .stderr(GuestOutput(log.clone()))
         .arg("job")
         .args(&attempt.args)
-        .max_random_size(limits::RANDOM_BYTES_MAX)
+        .max_random_size(attempt.limits.call)
         // The guest has its thread to itself; another one to wait on would only cost time.
         .allow_blocking_current_thread(true);
     match attempt.component.entry {

@@ -1,12 +1,9 @@
 //! One sandbox without a node, which all tests of what guests can do share.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, Grants, Limits, NoArtifacts, NoLog, Sandbox, SandboxConfig, grants::Folder,
+    AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limits, Sandbox, SandboxConfig, grants::Folder,
 };
 
 use crate::guest;
@@ -14,15 +11,8 @@ use crate::guest;
 static SPILL: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder can be made"));
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
-    Sandbox::new(SandboxConfig {
-        compiler: wasmjob_runtime::Compiler::InProcess,
-        trusted_keys: wasmjob_runtime::TrustedKeys::default(),
-        slots: 4,
-        code_dir: None,
-        code_bytes_max: 256 << 20,
-        spill_dir: SPILL.path().to_owned(),
-    })
-    .expect("a sandbox can be made")
+    Sandbox::new(SandboxConfig { code_bytes_max: 256 << 20, ..SandboxConfig::new(4, SPILL.path().to_owned()) })
+        .expect("a sandbox can be made")
 });
 
 /// Runs `component` after `change` had its say about how.
@@ -32,21 +22,8 @@ pub async fn run(component: Blob, change: impl FnOnce(&mut Attempt)) -> AttemptR
         Err(outcome) => return AttemptReport::unstarted(*outcome),
         Ok(prepared) => prepared,
     };
-    let mut attempt = Attempt {
-        component,
-        job: "01arz3ndektsv4rrffq69g5fav".into(),
-        number: 1,
-        input: Blob::from_bytes("".into()),
-        args: vec![],
-        env: vec![],
-        limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
-        soft: Duration::MAX,
-        grants: Grants::default(),
-        deterministic: None,
-        artifacts: Arc::new(NoArtifacts),
-        log: Arc::new(NoLog),
-        signals: Arc::default(),
-    };
+    let limits = Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() };
+    let mut attempt = Attempt { limits, ..Attempt::new(component) };
     change(&mut attempt);
     SANDBOX.start(attempt, ()).report().await
 }
@@ -59,6 +36,24 @@ pub async fn run_example(name: &str, args: &[&str], change: impl FnOnce(&mut Att
         change(attempt);
     })
     .await
+}
+
+/// Keeps artifacts in memory.
+#[derive(Default)]
+pub struct InMemory(Mutex<Vec<Blob>>);
+
+#[async_trait::async_trait]
+impl Artifacts for InMemory {
+    async fn open(&self, digest: &Digest) -> Result<Blob, AccessError> {
+        let all = self.0.lock().expect("nobody panics with it");
+        let found = all.iter().find(|blob| blob.digest() == *digest);
+        found.cloned().ok_or_else(|| AccessError::NotFound(digest.to_string()))
+    }
+
+    async fn publish(&self, blob: &Blob) -> Result<(), AccessError> {
+        self.0.lock().expect("nobody panics with it").push(blob.clone());
+        Ok(())
+    }
 }
 
 /// Scratch folders that are there now.

@@ -44,6 +44,18 @@ pub fn says(text: &str) -> String {
     ))
 }
 
+/// Calls itself this often before it ends well.
+#[must_use]
+pub fn recurses(times: u32) -> String {
+    command(&format!(
+        r#"(func $f (param i32) (result i32)
+             (if (result i32) (local.get 0)
+               (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
+               (else (i32.const 0))))
+           (func (export "_start") (drop (call $f (i32.const {times}))))"#
+    ))
+}
+
 /// Sleeps, which takes no processor time, then prints `slept`.
 #[must_use]
 pub fn sleeps_ms(ms: u32) -> String {

@@ -1,6 +1,6 @@
 //! `wasmjob config`: what is in force and where it comes from.
 
-use wasmjob_runtime::limits::CHOOSABLE;
+use wasmjob_runtime::limits::{CHOOSABLE, OF_NODE};
 
 use super::{CliError, Exit, Global, render};
 use crate::{config::Row, limit_values};
@@ -13,6 +13,7 @@ pub(crate) fn config(global: &Global) -> Result<Exit, CliError> {
         return Ok(Exit::Done);
     }
     let (defaults, maximum) = limit_values::limits(&config)?;
+    let of_node = limit_values::of_node(&config)?;
     let mut rows =
         vec![vec!["data folder".into(), config.data.display().to_string(), "WASMJOB_DATA or default".into()]];
     let known = |row: &Row| !row.key.starts_with("limits.");
@@ -26,6 +27,12 @@ pub(crate) fn config(global: &Global) -> Result<Exit, CliError> {
             let source = config.source(&key).to_string();
             rows.push(vec![key, value, source]);
         }
+    }
+    for info in &OF_NODE {
+        let key = format!("limits.max.{}", info.name);
+        let value = info.show(of_node.get(info.name).unwrap_or_default());
+        let source = config.source(&key).to_string();
+        rows.push(vec![key, value, source]);
     }
     render::table(&["key", "value", "from"], &rows)?;
     Ok(Exit::Done)

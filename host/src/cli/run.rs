@@ -17,7 +17,7 @@ use tokio::{
 };
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, LogSink, LogStream, Outcome, Prepared, Sandbox,
-    SandboxConfig, Signals, TrustedKeys, Variant, millis,
+    SandboxConfig, Signals, Variant, millis,
 };
 
 use super::{
@@ -28,8 +28,9 @@ use super::{
 };
 use crate::{
     compiler,
+    config::Config,
     grants::{NoChildren, NoNames, Offers, Services},
-    lifecycle, private,
+    lifecycle, limit_values, private,
     wire::{OutputValue, Report, timestamp},
 };
 
@@ -85,8 +86,8 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError
         log: Arc::new(log),
         signals: signals.clone(),
     };
-    let (variant, trusted_keys) = (Variant::of(args.job.is_deterministic()), config.trusted_keys.clone());
-    let ended = make_attempt(&scratch, trusted_keys, component, variant, &signals, attempt).await?;
+    let variant = Variant::of(args.job.is_deterministic());
+    let ended = make_attempt(&scratch, &config, component, variant, &signals, attempt).await?;
     // Only so long: stderr may be a pipe that nobody reads.
     let _ = timeout(LAST_LINES, written).await;
     let output = ended.output.clone();
@@ -146,7 +147,7 @@ async fn component(component: &str, artifacts: &LocalArtifacts) -> Result<Blob, 
 /// Compiles the component and runs it once.
 async fn make_attempt(
     scratch: &Path,
-    trusted_keys: TrustedKeys,
+    config: &Config,
     component: Blob,
     variant: Variant,
     signals: &Signals,
@@ -154,13 +155,15 @@ async fn make_attempt(
 ) -> Result<AttemptReport, CliError> {
     let code = scratch.join("code");
     private::folder(&code).map_err(|error| CliError::platform(format!("{}: {error}", code.display())))?;
+    let limits = limit_values::of_node(config)?;
     let sandbox = Sandbox::new(SandboxConfig {
         slots: 1,
         code_dir: Some(code),
         code_bytes_max: CODE_BYTES_MAX,
-        compiler: compiler::of_own().map_err(CliError::platform)?,
+        compiler: compiler::of_own(&limits).map_err(CliError::platform)?,
         spill_dir: scratch.to_owned(),
-        trusted_keys,
+        trusted_keys: config.trusted_keys.clone(),
+        limits,
     })
     .map_err(CliError::platform)?;
     let bar = render::spinner("compiling");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wasmjob_runtime::{
     Digest, Limits,
-    limits::{ARGS_BYTES_MAX, CHOOSABLE},
+    limits::{ARGS_BYTES_MAX, CHOOSABLE, not_choosable},
 };
 
 use super::{GRANTS_MAX, Grant, JobId, class};
@@ -240,7 +240,7 @@ pub enum SpecError {
         field: &'static str,
     },
     /// A limit that does not exist.
-    #[error("there is no limit `{name}`; the limits are {}", CHOOSABLE.each_ref().map(|info| info.name).join(", "))]
+    #[error("{}", not_choosable(name))]
     UnknownLimit {
         /// As it was given.
         name: String,
@@ -479,6 +479,7 @@ mod tests {
             (r#","secrets":["a/b"]"#, "a/b"),
             (r#","after":["x"]"#, "after"),
             (r#","traceparent":"00-x""#, "traceparent"),
+            (&format!(r#","args":["{}"]"#, "x".repeat(ARGS_BYTES_MAX + 1)), "131072"),
         ] {
             let error = parse(rest).unwrap_err().to_string();
             assert!(error.contains(named), "{rest}: {error}");

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmjob_runtime::{
     AccessError, Artifacts, Attempt, AttemptReport, Blob, Digest, Limit, Limits, Outcome, OutcomeKind, Prepared,
-    Signals, Variant, limits::COMPONENT_BYTES_MAX, millis,
+    Signals, Variant, millis,
 };
 
 use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
@@ -72,7 +72,7 @@ impl Worker {
     /// The component and the input, ready to use.
     async fn prepare(&self, spec: &JobSpec, input_max: u64) -> Result<(Arc<Prepared>, Blob, Duration), Box<Outcome>> {
         let digest = self.resolve(&spec.component).await?;
-        let bytes = self.fetch("component", digest, COMPONENT_BYTES_MAX, Limit::Compile);
+        let bytes = self.fetch("component", digest, self.sandbox.component_bytes_max(), Limit::Compile);
         let (component, compiled) =
             self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
         let input = match &spec.input {

@@ -21,9 +21,7 @@ use std::{
 
 use criterion::Criterion;
 use tokio::runtime::{Builder, Runtime};
-use wasmjob_runtime::{
-    Attempt, Blob, Compiler, Grants, Limits, NoArtifacts, NoLog, Prepared, Sandbox, SandboxConfig, TrustedKeys, Variant,
-};
+use wasmjob_runtime::{Attempt, Blob, Prepared, Sandbox, SandboxConfig, Variant};
 use wit_component::ComponentEncoder;
 
 mod raw;
@@ -42,15 +40,7 @@ struct Case {
 
 fn main() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let sandbox = Sandbox::new(SandboxConfig {
-        slots: 1,
-        code_dir: None,
-        code_bytes_max: 64 << 20,
-        compiler: Compiler::InProcess,
-        spill_dir: env::temp_dir(),
-        trusted_keys: TrustedKeys::default(),
-    })
-    .unwrap();
+    let sandbox = Sandbox::new(SandboxConfig::new(1, env::temp_dir())).unwrap();
     let mut criterion = Criterion::default().configure_from_args();
     let cases = cases();
     let sides: Vec<(&Case, Arc<Prepared>, raw::Guest)> = cases
@@ -146,19 +136,6 @@ fn prepare(runtime: &Runtime, sandbox: &Sandbox, case: &Case) -> Arc<Prepared> {
 }
 
 fn attempt(case: &Case, component: &Arc<Prepared>) -> Attempt {
-    Attempt {
-        component: component.clone(),
-        job: "01arz3ndektsv4rrffq69g5fav".into(),
-        number: 1,
-        input: Blob::from_bytes(case.input.into()),
-        args: case.args.iter().map(|&arg| arg.to_owned()).collect(),
-        env: vec![],
-        limits: Limits::default(),
-        grants: Grants::default(),
-        deterministic: None,
-        soft: Duration::MAX,
-        artifacts: Arc::new(NoArtifacts),
-        log: Arc::new(NoLog),
-        signals: Arc::default(),
-    }
+    let args = case.args.iter().map(|&arg| arg.to_owned()).collect();
+    Attempt { input: Blob::from_bytes(case.input.into()), args, ..Attempt::new(component.clone()) }
 }

@@ -92,7 +92,7 @@ impl Guest {
         let stderr = MemoryOutputPipe::new(usize::try_from(given.log).unwrap());
         let mut store = Store::new(&self.engine, state(case, &given, &stdout, &stderr));
         store.limiter(|state| &mut state.limits);
-        store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
+        store.set_hostcall_fuel(16 << 20);
         store.set_max_component_handles(limits::COMPONENT_HANDLES_MAX);
         store.set_fuel(given.fuel).unwrap();
         store.fuel_async_yield_interval(Some(limits::YIELD_FUEL)).unwrap();
@@ -140,7 +140,7 @@ fn state(case: &Case, given: &Limits, stdout: &MemoryOutputPipe, stderr: &Memory
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .max_random_size(limits::RANDOM_BYTES_MAX)
+        .max_random_size(16 << 20)
         .allow_blocking_current_thread(true)
         .build();
     State { limits, table, wasi }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     artifacts::{AccessError, Artifacts},
-    blob::{Blob, BlobError, BlobWriter, Digest},
+    blob::{Blob, BlobError, BlobWriter, Digest, GROUP_BYTES},
     limits,
     store::State,
 };
@@ -69,12 +69,28 @@ impl types::HostBlob for State {
         let started = Instant::now();
         let read = self.table.get(&blob)?.read_at(offset, u64::from(len));
         self.host_time += started.elapsed();
-        self.charge_bytes(read.as_ref().map_or(0, |bytes| bytes.len()));
+        let bytes = read.as_ref().map_or(0, |bytes| bytes.len());
+        self.charge_bytes(bytes);
+        self.charge_groups(&blob, offset, bytes as u64)?;
         Ok(read.map(Vec::from).map_err(Error::from))
     }
 
     async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
         self.take_back(blob)?;
+        Ok(())
+    }
+}
+
+impl State {
+    /// Fuel for the groups that had to be hashed for a read: all but the one that the last read of this
+    /// blob ended in. Where the bytes lie makes no difference, so that a job costs the same everywhere.
+    fn charge_groups(&mut self, blob: &Resource<Blob>, offset: u64, len: u64) -> wasmtime::Result<()> {
+        let Some(last_byte) = len.checked_sub(1).map(|more| offset.saturating_add(more)) else { return Ok(()) };
+        let (first, last) = (offset / GROUP_BYTES, last_byte / GROUP_BYTES);
+        let held = self.groups.insert(blob.rep(), last) == Some(first);
+        let groups = last - first + u64::from(!held);
+        let group = self.table.get(blob)?.size().min(GROUP_BYTES);
+        self.charge(groups.saturating_mul(group).saturating_mul(limits::BYTE_FUEL));
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     blob::Blob,
     component,
     engine::Variant,
-    limits::{self, COMPONENT_BYTES_MAX, Limit},
+    limits::{COMPONENT_BYTES_MAX, Limit, NodeLimits},
     report::{Outcome, OutcomeKind},
 };
 
@@ -63,19 +63,28 @@ pub struct CompileCaps {
     pub memory_bytes: u64,
     /// Seconds of processor time, all threads together.
     pub cpu_s: u64,
-    /// Time from start to end.
+    /// Time from start to end: half as much again, for a machine that does other things as well.
     pub wall: Duration,
-    /// Bytes of machine code.
+    /// Bytes of machine code: twice the largest component, which is about what compiling makes of it. The
+    /// node holds them twice for a moment.
     pub code_bytes: u64,
 }
 
 impl Default for CompileCaps {
     fn default() -> Self {
+        CompileCaps::of(&NodeLimits::default())
+    }
+}
+
+impl CompileCaps {
+    /// What an operator allows.
+    #[must_use]
+    pub fn of(limits: &NodeLimits) -> Self {
         CompileCaps {
-            memory_bytes: limits::COMPILE_MEMORY_BYTES_MAX,
-            cpu_s: limits::COMPILE_CPU_S_MAX,
-            wall: limits::COMPILE_WALL_MAX,
-            code_bytes: limits::COMPILE_CODE_BYTES_MAX,
+            memory_bytes: limits.compile_memory,
+            cpu_s: limits.compile_time_ms.div_ceil(1_000),
+            wall: Duration::from_millis(limits.compile_time_ms.saturating_mul(3) / 2),
+            code_bytes: limits.component.saturating_mul(2),
         }
     }
 }
@@ -128,14 +137,14 @@ pub(crate) type Compiling = Shared<BoxFuture<'static, Result<Code, NotCompiled>>
 
 impl Compiler {
     /// Another process of this program, started with `args`.
-    pub fn this_program<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> io::Result<Self> {
+    pub fn this_program<A: Into<OsString>>(args: impl IntoIterator<Item = A>, caps: CompileCaps) -> io::Result<Self> {
         // The link, and not what it points to: it stays right when the file is replaced while we run.
         let program = match cfg!(target_os = "linux") {
             true => PathBuf::from("/proc/self/exe"),
             false => std::env::current_exe()?,
         };
         let args = args.into_iter().map(Into::into).collect();
-        Ok(Compiler::Process { program, args, caps: CompileCaps::default() })
+        Ok(Compiler::Process { program, args, caps })
     }
 
     /// Starts to compile `component` for engines of `variant`, like `engine`. `turn` is dropped when

@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     table: 1_000,
     handles: 100,
     instances: 100,
+    call: 1 << 20,
 };
 
 /// Fuel of the dearest single call within these limits.
@@ -66,19 +67,16 @@ pub fn run(program: &[u8]) {
     let rig = &*RIG;
     let (log, signals) = (Arc::new(Counted::default()), Arc::new(Signals::default()));
     let attempt = Attempt {
-        component: rig.component.clone(),
-        job: "01arz3ndektsv4rrffq69g5fav".into(),
-        number: 1,
         input: Blob::from_bytes(program.to_vec().into()),
         args: vec!["an argument".into()],
         env: vec![("NAME".into(), "value".into())],
         limits: LIMITS,
         grants: grants(),
-        deterministic: None,
         soft: Duration::from_secs(1),
         artifacts: Arc::new(Few::default()),
         log: log.clone(),
         signals: signals.clone(),
+        ..Attempt::new(rig.component.clone())
     };
     // On this thread: a panic of the host is not caught and turned into a report.
     let report = on_runtime(|runtime| runtime.block_on(rig.sandbox.run_here(attempt)));

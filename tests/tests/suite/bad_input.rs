@@ -2,8 +2,11 @@
 
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use serde_json::{Value, json};
-use wasmjob_host::queue::Broker;
-use wasmjob_runtime::Blob;
+use wasmjob_host::{
+    queue::Broker,
+    wire::{OutputValue, Report, State},
+};
+use wasmjob_runtime::{Blob, Outcome};
 use wasmjob_tests::{Cluster, Machine, NatsServer, Seen, guest, until};
 
 /// A digest that nobody has.
@@ -308,12 +311,33 @@ fn wrong_usage_names_what_is_wrong_and_submits_nothing() {
     }
 }
 
+#[tokio::test]
+async fn an_event_that_fills_a_message_is_told_in_outline() {
+    let broker = Cluster::shared().connect().await;
+    let job = wasmjob_host::wire::new_job_id();
+    let full = Report {
+        state: State::Failed,
+        attempt: 3,
+        outcome: Some(Outcome::invalid("why")),
+        output: Some(OutputValue::Text("x".repeat(9 << 20))),
+        ..Report::queued(job)
+    };
+    broker.store(&full, 0).await.unwrap();
+    let stored = broker.event(job).await.unwrap().unwrap().report;
+    assert_eq!((stored.state, stored.attempt, &stored.outcome), (full.state, full.attempt, &full.outcome));
+    assert_eq!(stored.output, None);
+}
+
 #[test]
 fn a_wrong_configuration_names_the_key_and_where_it_is() {
     let machine = Machine::new();
     let config = machine.file("config.toml", "[node]\nslots = 2\ncolour = \"red\"\n");
     machine.wasmjob(&["config", "--config", &config]).ended(2).saying(&["colour", &config, "hint: "]);
     machine.wasmjob(&["config", "--config", "/no/such/file"]).ended(2).saying(&["/no/such/file"]);
+    let limits = machine.file("limits.toml", "[limits.max]\nstack = \"1GiB\"\n");
+    machine.wasmjob(&["config", "--config", &limits]).ended(2).saying(&["limits.max.stack is 1GiB", "16MiB"]);
+    let limits = machine.file("limits.toml", "[limits.max]\ncompile_time = \"soon\"\n");
+    machine.wasmjob(&["config", "--config", &limits]).ended(2).saying(&["limits.max.compile_time", &limits, "soon"]);
     let misspelt = machine.command(&["config"]).env("WASMJOB_NODE_SLOT", "3").output().unwrap();
     assert_eq!(misspelt.status.code(), Some(2), "{misspelt:?}");
 }

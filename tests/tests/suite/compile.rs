@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use wasmjob_runtime::{
-    Attempt, Blob, CompileCaps, Compiler, Limit, Limits, NoArtifacts, NoLog, Outcome, OutcomeKind, Prepared, Sandbox,
-    SandboxConfig, Variant,
+    Attempt, Blob, CompileCaps, Compiler, Limit, NodeLimits, Outcome, OutcomeKind, Prepared, Sandbox, SandboxConfig,
+    Variant,
 };
 use wasmjob_tests::{Cluster, binary, compilers, guest, is_running, send, until};
 
@@ -84,6 +84,32 @@ async fn each_cap_of_a_compile_ends_it_with_its_own_words() {
     assert_refused(prepare(&wall, &slow(1_000)).await, true, "20 ms");
     let code = sandbox_with(CompileCaps { code_bytes: 1_000, ..caps });
     assert_refused(prepare(&code, &wat(guest::says("hello"))).await, false, "1000 bytes of machine code");
+}
+
+#[tokio::test]
+async fn an_operator_sets_the_size_of_a_component_and_of_its_stack() {
+    let deep = wat(guest::recurses(3_000));
+    let ended = async |limits: NodeLimits| {
+        let sandbox = Sandbox::new(SandboxConfig { limits, ..config(Compiler::InProcess) }).unwrap();
+        match prepare(&sandbox, &deep).await {
+            Ok(component) => sandbox.start(Attempt::new(component), ()).report().await.outcome,
+            Err(outcome) => *outcome,
+        }
+    };
+    assert!(ended(NodeLimits::default()).await.is_ok());
+    let stack = ended(NodeLimits { stack: 64 << 10, ..NodeLimits::default() }).await;
+    assert_eq!(stack.limit, Some(Limit::Stack), "{stack:?}");
+    let component = ended(NodeLimits { component: 100, ..NodeLimits::default() }).await;
+    assert_eq!(component.limit, Some(Limit::Compile));
+    let message = component.message.unwrap();
+    assert!(message.contains(&deep.size().to_string()) && message.contains("more than the 100"), "{message}");
+}
+
+#[test]
+fn what_an_operator_allows_a_compile_follows_from_the_limits_of_the_node() {
+    let limits = NodeLimits { component: 1_000, compile_memory: 5, compile_time_ms: 2_500, ..NodeLimits::default() };
+    let caps = CompileCaps { memory_bytes: 5, cpu_s: 3, wall: Duration::from_millis(3_750), code_bytes: 2_000 };
+    assert_eq!(CompileCaps::of(&limits), caps);
 }
 
 #[test]
@@ -285,22 +311,7 @@ async fn the_deterministic_variant_has_one_nan() {
     let component = wat(ADDS_TO_A_NAN);
     for variant in [Variant::Deterministic, Variant::Fast] {
         let component = prepare_as(&sandbox, &component, variant).await.unwrap();
-        let attempt = Attempt {
-            grants: wasmjob_runtime::Grants::default(),
-            deterministic: None,
-            component,
-            job: "01arz3ndektsv4rrffq69g5fav".into(),
-            number: 1,
-            input: Blob::from_bytes("".into()),
-            args: vec![],
-            env: vec![],
-            limits: Limits::default(),
-            soft: Duration::MAX,
-            artifacts: Arc::new(NoArtifacts),
-            log: Arc::new(NoLog),
-            signals: Arc::default(),
-        };
-        let exit_code = sandbox.start(attempt, ()).report().await.outcome.exit_code;
+        let exit_code = sandbox.start(Attempt::new(component), ()).report().await.outcome.exit_code;
         // What the other one has is the processor's choice.
         assert!(variant == Variant::Fast || exit_code == Some(1), "{exit_code:?}");
     }

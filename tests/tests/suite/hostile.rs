@@ -1,10 +1,14 @@
 //! Guests that want more than they may: each ends with the reason in its report, or is refused, and
 //! never gets more than its budget.
 
-use std::{os::unix::fs::symlink, path::Path};
+use std::{
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
-use wasmjob_runtime::{Attempt, AttemptReport, Blob, Limit, OutcomeKind};
-use wasmjob_tests::alone::{folder, run, run_example, scratch_folders};
+use wasmjob_runtime::{Attempt, AttemptReport, Blob, Limit, LogSink, LogStream, OutcomeKind, Signals};
+use wasmjob_tests::alone::{InMemory, folder, output, run, run_example, scratch_folders};
 
 const MEMORY_BYTES: u64 = 64 << 20;
 const SCRATCH_BYTES: u64 = 1 << 20;
@@ -47,7 +51,7 @@ async fn whoever_wants_more_than_an_attempt_may_have_is_stopped_with_the_reason(
         ("poll", Limit::Fuel, "1000000000"),
         ("random-fuel", Limit::Fuel, "1000000000"),
         ("memory", Limit::Memory, "64MiB"),
-        ("stack", Limit::Stack, "512KiB"),
+        ("stack", Limit::Stack, "limits.max.stack"),
         ("output", Limit::Output, "1MiB"),
         ("handles", Limit::Handles, "1024 handles"),
         ("timers", Limit::Handles, "1024 handles"),
@@ -71,6 +75,63 @@ async fn host_work_is_fuel_and_not_time() {
         let report = hostile(mode, |_| {}).await;
         assert!(report.usage.fuel >= 1_000_000_000 && report.usage.fuel < 1_100_000_000, "{mode}: {:?}", report.usage);
     }
+}
+
+async fn hoards(what: &str, change: impl FnOnce(&mut Attempt)) -> AttemptReport {
+    run_example("hoarder", &[], |attempt| {
+        attempt.input = Blob::from_bytes(what.to_owned().into());
+        attempt.artifacts = Arc::new(InMemory::default());
+        change(attempt);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn artifacts_are_held_and_written_a_few_at_a_time() {
+    for (what, most) in [("writers", "16: "), ("blobs", "64: ")] {
+        let said = output(&hoards(what, |_| {}).await);
+        assert!(said.starts_with(most) && said.contains("at the same time"), "{what}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_an_artifact_cost_the_groups_that_are_hashed_for_them() {
+    let signals = Arc::new(Signals::default());
+    let report = hoards("jumps", |attempt| attempt.signals = signals.clone()).await;
+    assert_limit("jumps", &report, Limit::Fuel, "1000000000");
+    // 2 x 256 KiB of hashing each turn: some thousand turns, and not hundreds of thousands.
+    let turns = signals.progress().unwrap().done;
+    assert!((1_000..2_000).contains(&turns), "{turns}");
+}
+
+/// Keeps the lines of a log.
+#[derive(Default)]
+struct Lines(Mutex<Vec<u8>>);
+
+impl LogSink for Lines {
+    fn write(&self, _: LogStream, bytes: &[u8]) {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_long_line_of_the_log_and_a_long_message_of_progress_are_cut() {
+    let (lines, signals) = (Arc::new(Lines::default()), Arc::new(Signals::default()));
+    let report = hoards("line", |attempt| (attempt.log, attempt.signals) = (lines.clone(), signals.clone())).await;
+    assert_ok("line", &report);
+    let line = lines.0.lock().unwrap().len();
+    assert!((8 << 10..9 << 10).contains(&line), "{line}");
+    assert_eq!(signals.progress().unwrap().message.len(), 256);
+}
+
+#[tokio::test]
+async fn what_is_printed_and_written_as_artifacts_counts_as_output_together() {
+    let all = |output| hoards("blobs", move |attempt| attempt.limits.output = output);
+    // 4 KiB for each artifact and its 4 bytes.
+    let said = output(&all(10 * 4100 + 100).await);
+    assert!(said.starts_with("10: ") && said.contains("output limit"), "{said}");
+    let report = all(10 * 4100 + 10).await;
+    assert_limit("its own output", &report, Limit::Output, "41010B");
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use wasmjob_runtime::{
-    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Grants, Limit, Limits, LogSink, LogStream, NoArtifacts, NoLog,
-    Outcome, OutcomeKind, Sandbox, SandboxConfig, TrustedKeys, Variant,
+    Attempt, AttemptReport, Blob, CompileCaps, Compiler, Limit, Limits, LogSink, LogStream, Outcome, OutcomeKind,
+    Sandbox, SandboxConfig, Variant,
 };
 
 fn sandbox() -> Sandbox {
@@ -16,12 +16,9 @@ fn sandbox() -> Sandbox {
 
 fn sandbox_in(code_dir: Option<&std::path::Path>) -> Sandbox {
     Sandbox::new(SandboxConfig {
-        slots: 2,
         code_dir: code_dir.map(Into::into),
-        code_bytes_max: 64 << 20,
         compiler: compiler(),
-        spill_dir: std::env::temp_dir(),
-        trusted_keys: TrustedKeys::default(),
+        ..SandboxConfig::new(2, std::env::temp_dir())
     })
     .unwrap()
 }
@@ -47,21 +44,8 @@ fn wat(text: &str) -> Blob {
 
 async fn attempt(sandbox: &Sandbox, component: Blob) -> Result<Attempt, Box<Outcome>> {
     let (component, _) = sandbox.prepare(component.digest(), Variant::Fast, async { Ok(component) }).await?;
-    Ok(Attempt {
-        component,
-        job: "01arz3ndektsv4rrffq69g5fav".into(),
-        number: 1,
-        input: Blob::from_bytes("".into()),
-        args: vec![],
-        env: vec![],
-        limits: Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() },
-        grants: Grants::default(),
-        deterministic: None,
-        soft: Duration::MAX,
-        artifacts: Arc::new(NoArtifacts),
-        log: Arc::new(NoLog),
-        signals: Arc::default(),
-    })
+    let limits = Limits { fuel: 1_000_000_000, wall_ms: 60_000, ..Limits::default() };
+    Ok(Attempt { limits, ..Attempt::new(component) })
 }
 
 async fn run_with(component: &str, change: impl FnOnce(&mut Attempt)) -> AttemptReport {
@@ -667,14 +651,7 @@ async fn a_folder_of_compiled_code_that_others_can_write_to_is_refused() {
     let dir = private_dir();
     let (open, link) = (dir.path().join("open"), dir.path().join("link"));
     let refusal = |code_dir: &std::path::Path| {
-        let config = SandboxConfig {
-            slots: 1,
-            code_dir: Some(code_dir.into()),
-            code_bytes_max: 1 << 20,
-            compiler: Compiler::InProcess,
-            spill_dir: std::env::temp_dir(),
-            trusted_keys: TrustedKeys::default(),
-        };
+        let config = SandboxConfig { code_dir: Some(code_dir.into()), ..SandboxConfig::new(1, std::env::temp_dir()) };
         let error = Sandbox::new(config)
             .err()
             .map(|error| (error.to_string(), std::error::Error::source(&error).map(ToString::to_string)));

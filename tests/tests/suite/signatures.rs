@@ -172,12 +172,9 @@ async fn code_compiled_under_other_keys_is_not_taken_from_the_disk() {
     let keys = [1, 2].map(|seed| PrivateKey::from_seed(&[seed; 32]));
     let sandbox = |trusted: &[&PrivateKey]| {
         Sandbox::new(SandboxConfig {
-            slots: 1,
             code_dir: Some(dir.path().into()),
-            code_bytes_max: 64 << 20,
-            spill_dir: dir.path().into(),
-            compiler: wasmjob_runtime::Compiler::InProcess,
             trusted_keys: trusted.iter().map(|key| key.public()).collect::<TrustedKeys>(),
+            ..SandboxConfig::new(1, dir.path().into())
         })
         .unwrap()
     };
