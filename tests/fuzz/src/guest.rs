@@ -3,7 +3,7 @@
 //! A core module that imports every function of every interface a job can import, lowered as the
 //! canonical ABI has it, and interprets its input as calls: which function, and for each argument a
 //! number, an earlier result or a pointer into memory. The functions come from the WIT itself, ours
-//! in `wit/` and WASI's out of the adapter for plain modules, so new ones are called without a change
+//! in `wit/` and WASI's out of the adapter for plain modules and `tests/fuzz/wit/`, so new ones are called without a change
 //! here. It is compiled once; an input costs one attempt.
 //!
 //! A program is a list of calls: two bytes (function, modulo the number of functions), then each
@@ -23,6 +23,9 @@ use wit_parser::{
 const INTERPRETER: &str = include_str!("interpreter.wat");
 
 const SYNC: ManglingAndAbi = ManglingAndAbi::Legacy(LiftLowerAbi::Sync);
+
+/// The interfaces of WASI that the adapter has not.
+const HTTP_WIT: &str = include_str!("../wit/http.wit");
 
 /// Where in a component's interfaces this repository's own are.
 const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit");
@@ -66,6 +69,7 @@ fn world() -> (Resolve, WorldId) {
     let wit = if Path::new(WIT).is_dir() { WIT } else { WIT_OF_SUITE };
     let mut own = Resolve::default();
     let (package, _) = own.push_dir(wit).expect("our interfaces are valid");
+    resolve.push_str("http.wit", HTTP_WIT).expect("the interfaces of HTTP fit WASI's others");
     let own_name = own.packages[package].name.clone();
     resolve.merge(own).expect("our interfaces and WASI's go together");
     let mut imports = String::new();
@@ -104,8 +108,8 @@ fn functions(resolve: &Resolve, world: WorldId) -> Vec<Lowered> {
             functions.push(drop_of(resolve, key, *resource));
         }
     }
-    // Ours last: these are the ones that more come of.
-    functions.sort_by_key(|function| function.module.starts_with("wasmjob:"));
+    // What came later is later in the table, so that seeds go on calling what they called.
+    functions.sort_by_key(|Lowered { module, .. }| (module.starts_with("wasi:http"), module.starts_with("wasmjob:")));
     functions
 }
 
