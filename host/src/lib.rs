@@ -23,6 +23,7 @@ pub mod node_artifacts;
 pub mod nodes;
 pub mod private;
 pub mod queue;
+pub mod retry;
 pub mod server;
 pub mod telemetry;
 pub mod units;

@@ -3,9 +3,14 @@
 //! Everything that moves a job from one state to another is decided here. The worker asks, then does
 //! the input and output that the answer calls for.
 
+use time::OffsetDateTime;
 use wasmjob_runtime::{AttemptReport, Outcome, OutcomeKind, Usage};
 
-use crate::wire::{AttemptRecord, OutputValue, Report, State};
+use crate::{
+    retry,
+    units::Span,
+    wire::{OutputValue, Report, Retry, State, timestamp},
+};
 
 /// Attempts that may be lost with their node before a job is given up: it may be what kills them.
 pub const LOST_MAX: usize = 5;
@@ -13,10 +18,14 @@ pub const LOST_MAX: usize = 5;
 /// What a node does with a job that was delivered to it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// The job has ended: acknowledge the message and forget it.
+    /// The job has ended, or another message is the one it is worked on by: acknowledge this one and
+    /// forget it.
     Drop,
     /// End the job without running it.
     Finish(Box<Report>),
+    /// The attempt of this message has ended, and its node may have died before it sent the message for
+    /// the next one: send that, then acknowledge.
+    SendNext(Box<Report>),
     /// Make this attempt.
     Run {
         /// The report while it runs.
@@ -27,41 +36,97 @@ pub enum Decision {
     },
 }
 
-/// Decides about a job that was delivered to `node`.
+/// A message of a queue, as far as it matters what becomes of its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Its place in the queue.
+    pub sequence: u64,
+    /// The first attempt it may be made for: 1, or the one after that which sent it.
+    pub attempt: u32,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+}
+
+/// Why a job that was delivered should not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwanted {
+    /// Somebody asked for its end.
+    Cancelled,
+    /// It has waited longer than this for its first attempt.
+    Expired(Span),
+}
+
+/// Decides about a job that was delivered to `node` by `message`.
 ///
-/// `stored` is the job's event, if it has one; `redelivered` says whether the queue delivered the
-/// message before; `cancelled` whether somebody asked for the job's end.
-pub fn on_delivery(fresh: Report, stored: Option<Report>, redelivered: bool, cancelled: bool, node: &str) -> Decision {
+/// `stored` is the job's event, if it has one; `unwanted` says why the job should not run.
+pub fn on_delivery(
+    fresh: Report,
+    stored: Option<Report>,
+    message: Message,
+    unwanted: Option<Unwanted>,
+    node: &str,
+) -> Decision {
     let mut report = stored.unwrap_or(fresh);
     if report.state.is_terminal() {
         return Decision::Drop;
     }
-    // The attempt that the event speaks of has ended without a word, or the message would not be
-    // here. A redelivery without an event is an attempt that ended before it was announced.
-    if report.state == State::Running {
-        let lost = Outcome::ended(OutcomeKind::Lost, "its node disappeared", true);
-        let record = report.as_record(lost);
-        report.attempts.push(record);
+    let superseded = match report.state {
+        State::Retrying => message.attempt <= report.attempt,
+        State::Running => report.message.is_some_and(|holder| holder != message.sequence),
+        _ => message.attempt < report.counts_from,
+    };
+    if superseded {
+        let its_own = report.message.is_none_or(|holder| holder == message.sequence);
+        return match report.state {
+            State::Retrying if message.redelivered && its_own => Decision::SendNext(Box::new(report)),
+            _ => Decision::Drop,
+        };
     }
-    if cancelled {
-        return Decision::Finish(Box::new(ended(report, Outcome::cancelled(), State::Cancelled)));
+    match report.state {
+        // The attempt that the event speaks of has ended without a word, or the message would not be here.
+        // A redelivery without an event is an attempt that ended before it was announced.
+        State::Running => record(&mut report, Outcome::ended(OutcomeKind::Lost, "its node disappeared", true)),
+        State::Retrying => record_last(&mut report),
+        _ => {}
     }
-    if lost(&report.attempts) > LOST_MAX {
-        let outcome = Outcome::ended(
-            OutcomeKind::Lost,
-            format!("given up after {} attempts were lost with their node", lost(&report.attempts)),
-            false,
-        );
+    let unwanted = match unwanted {
+        Some(Unwanted::Cancelled) => Some(Outcome::cancelled()),
+        Some(Unwanted::Expired(after)) if report.attempt == 0 => {
+            let message = format!("expired: it had not started {after} after it could");
+            Some(Outcome { message: Some(message), ..Outcome::cancelled() })
+        }
+        _ => None,
+    };
+    if let Some(outcome) = unwanted {
+        return Decision::Finish(Box::new(ended(report, outcome, State::Cancelled)));
+    }
+    let lost = counted(&report, |kind| kind == OutcomeKind::Lost);
+    if lost > LOST_MAX {
+        let reason = format!("given up after {lost} attempts were lost with their node");
+        let outcome = Outcome::ended(OutcomeKind::Lost, reason, false);
         return Decision::Finish(Box::new(ended(report, outcome, State::Dead)));
     }
     // The count comes from an event that another client may have written.
     report.attempt = report.attempt.saturating_add(1);
     report.state = State::Running;
     report.node = Some(node.to_owned());
+    report.message = Some(message.sequence);
+    (report.outcome, report.output, report.progress) = (None, None, None);
     report.usage = Usage::default();
-    report.progress = None;
-    report.times.started = None;
-    Decision::Run { report: Box::new(report), announce: redelivered }
+    (report.times.started, report.times.next) = (None, None);
+    Decision::Run { report: Box::new(report), announce: message.redelivered }
+}
+
+fn record(report: &mut Report, outcome: Outcome) {
+    let record = report.as_record(outcome);
+    report.attempts.push(record);
+}
+
+/// Moves the end of the last attempt into the history.
+fn record_last(report: &mut Report) {
+    if let Some(outcome) = report.outcome.take() {
+        record(report, outcome);
+    }
 }
 
 /// The report of a job whose attempt its node ends without a result, because the node stops. Not
@@ -75,20 +140,57 @@ pub fn on_hand_back(mut report: Report) -> Report {
     report
 }
 
-fn lost(attempts: &[AttemptRecord]) -> usize {
-    attempts.iter().filter(|attempt| attempt.outcome.kind == OutcomeKind::Lost).count()
+/// Attempts that ended in one of these ways since the job was submitted or somebody asked for it again.
+fn counted(report: &Report, how: impl Fn(OutcomeKind) -> bool) -> usize {
+    let since = report.attempts.iter().filter(|record| record.attempt >= report.counts_from);
+    since.filter(|record| how(record.outcome.kind)).count()
 }
 
-/// The report of a job whose attempt ended.
-pub fn on_attempt_end(mut report: Report, attempt: AttemptReport, output: Option<OutputValue>) -> Report {
-    let state = match attempt.outcome.kind {
-        OutcomeKind::Ok => State::Succeeded,
-        OutcomeKind::Cancelled => State::Cancelled,
-        _ => State::Failed,
-    };
+/// The report of a job whose attempt ended now: it has ended too, or is tried again.
+///
+/// `random`, from 0 to 1, spreads retries.
+pub fn on_attempt_end(
+    mut report: Report,
+    attempt: AttemptReport,
+    output: Option<OutputValue>,
+    retry: &Retry,
+    (now, random): (OffsetDateTime, f64),
+) -> Report {
+    let outcome = attempt.outcome;
     report.output = output;
     report.usage = Usage { queue_ms: report.usage.queue_ms, compile_ms: report.usage.compile_ms, ..attempt.usage };
-    ended(report, attempt.outcome, state)
+    let state = match outcome.kind {
+        OutcomeKind::Ok => State::Succeeded,
+        OutcomeKind::Cancelled => State::Cancelled,
+        _ if !retry::allows(retry, &outcome) => State::Failed,
+        _ => match retry::wait(retry, counted(&report, is_failure), random) {
+            None => State::Dead,
+            Some(wait) => {
+                report.times.next = timestamp(now + wait);
+                State::Retrying
+            }
+        },
+    };
+    ended(report, outcome, state)
+}
+
+/// Whether an attempt that ended like this was retried: one that its node lost or handed back was not.
+fn is_failure(kind: OutcomeKind) -> bool {
+    !matches!(kind, OutcomeKind::Lost | OutcomeKind::Cancelled)
+}
+
+/// What somebody can do with a job that has ended, or `None` while it has not: have it again. The report
+/// says from which attempt on the retries count anew.
+pub fn on_ask_again(mut report: Report) -> Option<Report> {
+    if !report.state.is_terminal() {
+        return None;
+    }
+    record_last(&mut report);
+    report.state = State::Queued;
+    report.counts_from = report.attempt.saturating_add(1);
+    (report.output, report.progress, report.message) = (None, None, None);
+    (report.times.started, report.times.finished, report.times.next) = (None, None, None);
+    Some(report)
 }
 
 fn ended(mut report: Report, outcome: Outcome, state: State) -> Report {
@@ -132,11 +234,14 @@ pub enum Cancel {
 }
 
 /// Decides about a cancel, given the job's event or, without one, what is known of it.
-pub fn on_cancel(report: Report) -> Cancel {
+pub fn on_cancel(mut report: Report) -> Cancel {
     match report.state {
         state if state.is_terminal() => Cancel::TooLate(state),
         State::Running => Cancel::Wait,
-        _ => Cancel::Finish(Box::new(ended(report, Outcome::cancelled(), State::Cancelled))),
+        _ => {
+            record_last(&mut report);
+            Cancel::Finish(Box::new(ended(report, Outcome::cancelled(), State::Cancelled)))
+        }
     }
 }
 
@@ -145,8 +250,19 @@ mod tests {
     use super::*;
     use crate::wire::new_job_id;
 
+    const AT_ONCE: Retry =
+        Retry { max: 0, on: Vec::new(), backoff_ms: 0, factor: 1.0, jitter: String::new(), cap_ms: 0 };
+
     fn queued() -> Report {
         Report::queued(new_job_id())
+    }
+
+    fn message(sequence: u64, attempt: u32, redelivered: bool) -> Message {
+        Message { sequence, attempt, redelivered }
+    }
+
+    fn deliver(stored: Option<Report>, message: Message) -> Decision {
+        on_delivery(queued(), stored, message, None, "a")
     }
 
     fn run(decision: Decision) -> (Report, bool) {
@@ -156,9 +272,18 @@ mod tests {
         }
     }
 
+    fn fails(report: Report, retryable: bool, retry: &Retry) -> Report {
+        let outcome = Outcome::ended(OutcomeKind::Error, "no", retryable);
+        on_attempt_end(report, AttemptReport::unstarted(outcome), None, retry, (OffsetDateTime::UNIX_EPOCH, 1.0))
+    }
+
+    fn retries(max: u32) -> Retry {
+        Retry { max, on: vec!["error".into()], backoff_ms: 1_000, cap_ms: 2_000, factor: 2.0, ..AT_ONCE }
+    }
+
     #[test]
     fn the_first_delivery_runs_without_an_announcement() {
-        let (report, announce) = run(on_delivery(queued(), None, false, false, "a"));
+        let (report, announce) = run(deliver(None, message(1, 1, false)));
         assert_eq!(
             (report.state, report.attempt, report.node.as_deref(), announce),
             (State::Running, 1, Some("a"), false)
@@ -169,7 +294,7 @@ mod tests {
     fn a_job_that_has_ended_is_never_run_again() {
         for state in [State::Succeeded, State::Failed, State::Dead, State::Cancelled] {
             let stored = Report { state, ..queued() };
-            assert_eq!(on_delivery(queued(), Some(stored), true, false, "a"), Decision::Drop);
+            assert_eq!(deliver(Some(stored), message(1, 1, true)), Decision::Drop);
         }
     }
 
@@ -177,20 +302,24 @@ mod tests {
     fn an_attempt_that_was_lost_is_recorded_and_made_again_until_too_many_are() {
         let mut stored = None;
         for attempt in 1..=u32::try_from(LOST_MAX).unwrap() + 1 {
-            let (report, announce) = run(on_delivery(queued(), stored, attempt > 1, false, "a"));
+            let (report, announce) = run(deliver(stored, message(1, 1, attempt > 1)));
             assert_eq!((report.attempt, report.attempts.len()), (attempt, attempt as usize - 1));
             assert_eq!(announce, attempt > 1);
             stored = Some(report);
         }
-        let Decision::Finish(report) = on_delivery(queued(), stored, true, false, "a") else { panic!() };
+        let Decision::Finish(report) = deliver(stored, message(1, 1, true)) else { panic!() };
         assert_eq!((report.state, report.attempts.len()), (State::Dead, LOST_MAX + 1));
+        // Whoever wants it again gets as many attempts as before.
+        let again = on_ask_again(*report).unwrap();
+        let (report, _) = run(deliver(Some(again), message(2, 7, false)));
+        assert_eq!((report.attempt, report.attempts.len()), (7, LOST_MAX + 2));
     }
 
     #[test]
     fn an_attempt_that_was_handed_back_is_recorded_and_not_counted_as_lost() {
         let mut stored = None;
         for attempt in 1..20 {
-            let (report, _) = run(on_delivery(queued(), stored, true, false, "a"));
+            let (report, _) = run(deliver(stored, message(1, 1, true)));
             assert_eq!((report.attempt as usize, report.attempts.len()), (attempt, attempt - 1));
             stored = Some(on_hand_back(report));
         }
@@ -198,9 +327,62 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_job_ends_instead_of_running() {
-        let Decision::Finish(report) = on_delivery(queued(), None, false, true, "a") else { panic!() };
-        assert_eq!(report.state, State::Cancelled);
+    fn a_job_that_fails_is_tried_again_until_its_retries_are_used_up() {
+        let retry = retries(2);
+        let (first, _) = run(deliver(None, message(1, 1, false)));
+        let first = fails(first, true, &retry);
+        assert_eq!((first.state, first.times.next.as_deref()), (State::Retrying, Some("1970-01-01T00:00:01.000Z")));
+        let (second, _) = run(deliver(Some(first), message(2, 2, false)));
+        assert_eq!((second.attempt, second.attempts.len(), second.outcome.is_none()), (2, 1, true));
+        // One that was lost in between costs no retry.
+        let (third, _) = run(deliver(Some(second), message(2, 2, true)));
+        let third = fails(third, true, &retry);
+        assert_eq!((third.state, third.times.next.as_deref()), (State::Retrying, Some("1970-01-01T00:00:02.000Z")));
+        let (fourth, _) = run(deliver(Some(third), message(3, 4, false)));
+        let dead = fails(fourth, true, &retry);
+        let kinds: Vec<_> = dead.attempts.iter().map(|record| record.outcome.kind).collect();
+        assert_eq!((dead.state, kinds), (State::Dead, vec![OutcomeKind::Error, OutcomeKind::Lost, OutcomeKind::Error]));
+    }
+
+    #[test]
+    fn what_is_permanent_or_was_not_to_be_retried_ends_at_once() {
+        let (report, _) = run(deliver(None, message(1, 1, false)));
+        assert_eq!(fails(report.clone(), false, &retries(2)).state, State::Failed);
+        assert_eq!(fails(report, true, &AT_ONCE).state, State::Failed);
+    }
+
+    #[test]
+    fn a_message_whose_attempt_has_ended_sends_the_next_one_or_is_dropped() {
+        let (report, _) = run(deliver(None, message(1, 1, false)));
+        let retrying = fails(report, true, &retries(2));
+        // Its node stored the end and died.
+        assert!(matches!(deliver(Some(retrying.clone()), message(1, 1, true)), Decision::SendNext(_)));
+        // Somebody published the job twice.
+        assert_eq!(deliver(Some(retrying.clone()), message(9, 1, false)), Decision::Drop);
+        assert_eq!(deliver(Some(retrying), message(9, 1, true)), Decision::Drop);
+    }
+
+    #[test]
+    fn a_second_message_for_an_attempt_that_runs_is_dropped() {
+        let (running, _) = run(deliver(None, message(1, 1, false)));
+        assert_eq!(deliver(Some(running.clone()), message(2, 1, true)), Decision::Drop);
+        let (_, announce) = run(deliver(Some(running), message(1, 1, true)));
+        assert!(announce);
+    }
+
+    #[test]
+    fn a_job_that_nobody_wants_ends_instead_of_running() {
+        let end =
+            |stored: Option<Report>, unwanted| on_delivery(queued(), stored, message(1, 1, false), Some(unwanted), "a");
+        let expired = Unwanted::Expired(Span(std::time::Duration::from_secs(5)));
+        for (unwanted, said) in [(Unwanted::Cancelled, "cancelled"), (expired, "5s")] {
+            let Decision::Finish(report) = end(None, unwanted) else { panic!() };
+            assert_eq!(report.state, State::Cancelled);
+            assert!(report.outcome.unwrap().message.unwrap().contains(said));
+        }
+        // It has started before.
+        let (running, _) = run(deliver(None, message(1, 1, false)));
+        assert!(matches!(end(Some(running), expired), Decision::Run { .. }));
     }
 
     #[test]

@@ -21,12 +21,13 @@ use wasmjob_runtime::{AttemptReport, Limit, Limits, Outcome, OutcomeKind, Sandbo
 use crate::{
     cancels::Cancels,
     grants::Offers,
-    lifecycle::{self, Decision, Refused},
+    lifecycle::{self, Decision, Refused, Unwanted},
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes,
     queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
-    wire::{JobId, JobSpec, LimitTable, Report, State, class, timestamp},
+    units::Span,
+    wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
 };
 
 /// An attempt that runs longer is announced with an event of its own; shorter ones only with their
@@ -168,18 +169,26 @@ impl Worker {
             return self.bury(held, reason).await;
         }
         let job = spec.id;
-        let stored = match held.delivery.delivered > 1 {
+        if let Some(due) =
+            spec.starts_at().filter(|due| !held.delivery.has_waited() && *due > OffsetDateTime::now_utc())
+        {
+            return self.put_off(held, &spec, due).await;
+        }
+        let message = held.delivery.message();
+        // A job's first message has nothing to read, which is what makes small jobs fast.
+        let stored = match message.redelivered || message.attempt > 1 {
             true => self.event(job).await,
             false => Ok(None),
         };
         let Ok(stored) = stored else { return self.hand_back(held, None).await };
         held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
-        let redelivered = held.delivery.delivered > 1;
-        let cancelled = self.cancels.is_asked(job);
-        match lifecycle::on_delivery(fresh, stored.map(|stored| stored.report), redelivered, cancelled, &self.node) {
+        let unwanted = self.unwanted(&held, &spec);
+        let stored = stored.map(|stored| stored.report);
+        match lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node) {
             Decision::Drop => held.delivery.done().await,
-            Decision::Finish(report) => self.conclude(held, *report).await,
+            Decision::Finish(report) => self.conclude(held, &spec, *report).await,
+            Decision::SendNext(report) => self.send_next(&held, &spec, &report).await,
             Decision::Run { report, announce } => {
                 let span =
                     tracing::info_span!("attempt", %job, attempt = report.attempt, traceparent = spec.traceparent);
@@ -192,19 +201,19 @@ impl Worker {
     async fn run(&self, mut held: Held<'_>, spec: JobSpec, mut report: Report, announce: bool) {
         let limits = match spec.limits.resolve(&self.defaults, &self.maximum) {
             Ok(limits) => limits,
-            Err(error) => return self.end_unstarted(held, report, Outcome::invalid(error.to_string())).await,
+            Err(error) => return self.end_unstarted(held, &spec, report, Outcome::invalid(error.to_string())).await,
         };
         if let Some(spec) = &mut report.spec {
             spec.limits = LimitTable::of(&limits);
         }
         if limits.memory > self.memory_bytes {
-            return self.leave_to_larger_nodes(held, report, limits.memory).await;
+            return self.leave_to_larger_nodes(held, &spec, report, limits.memory).await;
         }
         let signals = Arc::new(Signals::default());
         let _registration = self.cancels.register(spec.id, signals.clone());
         let Some(promised) = self.promise_memory(limits.memory, &signals).await else {
             return match signals.is_cancelled() {
-                true => self.end_unstarted(held, report, Outcome::cancelled()).await,
+                true => self.end_unstarted(held, &spec, report, Outcome::cancelled()).await,
                 false => self.hand_back(held, None).await,
             };
         };
@@ -219,13 +228,20 @@ impl Worker {
         let (release, freed) = oneshot::channel::<()>();
         let work = self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release));
         let end = self.watch(&mut held, &mut report, &signals, announce, work).await;
-        self.finish(held, report, end, waited, started).await;
+        self.finish(held, &spec, report, end, (waited, started)).await;
         // The slot is free when its thread is, which can be later.
         let _ = freed.await;
         self.metrics.memory_promised_bytes.set(self.promised());
     }
 
-    async fn finish(&self, held: Held<'_>, mut report: Report, end: End, waited: Duration, started: Instant) {
+    async fn finish(
+        &self,
+        held: Held<'_>,
+        spec: &JobSpec,
+        mut report: Report,
+        end: End,
+        (waited, started): (Duration, Instant),
+    ) {
         let queue = held.queue.to_owned();
         match end {
             End::Reported(ended) => {
@@ -233,7 +249,8 @@ impl Worker {
                 let (ended, output) = self.keep_output(*ended).await;
                 report.usage.queue_ms = millis(waited);
                 report.usage.compile_ms = ended.usage.compile_ms;
-                self.conclude(held, lifecycle::on_attempt_end(report, ended, output)).await;
+                let report = lifecycle::on_attempt_end(report, ended, output, &spec.retry, chance());
+                self.conclude(held, spec, report).await;
             }
             End::Overtaken => {
                 self.metrics.attempt_ended(&queue, "overtaken", started.elapsed());
@@ -312,27 +329,82 @@ impl Worker {
         true
     }
 
-    /// Stores a job's last report, then acknowledges its message. The first who stores one wins.
-    async fn conclude(&self, mut held: Held<'_>, mut report: Report) {
+    /// Stores how a job's attempt ended, sends the message for the next one if there is to be one, then
+    /// acknowledges this one. The first who stores an end wins.
+    async fn conclude(&self, held: Held<'_>, spec: &JobSpec, report: Report) {
+        let retrying = (report.state == State::Retrying).then(|| report.clone());
+        let Some(held) = self.store_end(held, report).await else { return };
+        match retrying {
+            Some(report) => self.send_next(&held, spec, &report).await,
+            None => held.delivery.done().await,
+        }
+    }
+
+    /// Sends the message for the attempt after the one that `report` is about, then acknowledges this one.
+    async fn send_next(&self, held: &Held<'_>, spec: &JobSpec, report: &Report) {
+        let due = report.due().filter(|due| *due > OffsetDateTime::now_utc());
+        let next = report.attempt.saturating_add(1);
+        self.send_and_acknowledge(held, spec, next, due).await;
+    }
+
+    /// Sends a job that came before its time back to wait for it.
+    async fn put_off(&self, held: Held<'_>, spec: &JobSpec, due: OffsetDateTime) {
+        self.send_and_acknowledge(&held, spec, held.delivery.message().attempt, Some(due)).await;
+    }
+
+    async fn send_and_acknowledge(&self, held: &Held<'_>, spec: &JobSpec, attempt: u32, due: Option<OffsetDateTime>) {
+        let mut wait = BACKOFF.0;
+        while let Err(error) = self.broker.send(spec, held.delivery.payload().clone(), attempt, due).await {
+            if self.stopping.is_cancelled() {
+                self.metrics.handed_back.inc();
+                return held.delivery.hand_back(None).await;
+            }
+            tracing::warn!(job = %spec.id, %error, "the message for the next attempt could not be sent; trying again");
+            self.pause(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+        held.delivery.done().await;
+    }
+
+    /// Why the job of this message should not run.
+    fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Option<Unwanted> {
+        if self.cancels.is_asked(spec.id) {
+            return Some(Unwanted::Cancelled);
+        }
+        let expires = Duration::from_millis(spec.expires_ms?);
+        let waited = Duration::try_from(OffsetDateTime::now_utc() - held.delivery.published).unwrap_or_default();
+        (waited > expires).then_some(Unwanted::Expired(Span(expires)))
+    }
+
+    /// Stores a report of the end of an attempt. Gives back what is held if its message is still to be
+    /// acknowledged.
+    async fn store_end<'a>(&self, mut held: Held<'a>, mut report: Report) -> Option<Held<'a>> {
         report.times.finished = timestamp(OffsetDateTime::now_utc());
         let mut wait = BACKOFF.0;
         loop {
             match self.broker.store(&report, held.sequence).await {
                 Ok(_) => {
-                    self.metrics.job_finished(held.queue, report.state.name());
-                    tracing::info!(job = %report.job, state = report.state.name(), attempt = report.attempt, "job ended");
+                    if report.state.is_terminal() {
+                        self.metrics.job_finished(held.queue, report.state.name());
+                    }
+                    tracing::info!(job = %report.job, state = report.state.name(), attempt = report.attempt, "attempt ended");
                     break;
                 }
                 Err(QueueError::Refused { .. }) => {
-                    let Ok(stored) = self.event(report.job).await else { return self.hand_back(held, None).await };
+                    let Ok(stored) = self.event(report.job).await else {
+                        self.hand_back(held, None).await;
+                        return None;
+                    };
                     if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
-                        break;
+                        held.delivery.done().await;
+                        return None;
                     }
                     held.sequence = stored.map_or(0, |stored| stored.sequence);
                 }
                 Err(error) if self.stopping.is_cancelled() => {
                     tracing::error!(job = %report.job, %error, "the result could not be stored; another node will make it again");
-                    return self.hand_back(held, None).await;
+                    self.hand_back(held, None).await;
+                    return None;
                 }
                 Err(error) => {
                     tracing::warn!(job = %report.job, %error, "the result could not be stored; trying again");
@@ -341,12 +413,13 @@ impl Worker {
                 }
             }
         }
-        held.delivery.done().await;
+        Some(held)
     }
 
-    async fn end_unstarted(&self, held: Held<'_>, report: Report, outcome: Outcome) {
+    async fn end_unstarted(&self, held: Held<'_>, spec: &JobSpec, report: Report, outcome: Outcome) {
         let ended = AttemptReport::unstarted(outcome);
-        self.conclude(held, lifecycle::on_attempt_end(report, ended, None)).await;
+        let report = lifecycle::on_attempt_end(report, ended, None, &spec.retry, chance());
+        self.conclude(held, spec, report).await;
     }
 
     /// Stores why a message is no job, under the id it names, or, if that belongs to a job, under one
@@ -367,12 +440,15 @@ impl Worker {
         };
         self.metrics.dead_lettered(held.queue);
         tracing::warn!(%job, queue = held.queue, reason, "a message is not a job; it is kept as dead");
-        self.conclude(held, lifecycle::dead_letter(Report::queued(job), reason)).await;
+        let report = lifecycle::dead_letter(Report::queued(job), reason);
+        if let Some(held) = self.store_end(held, report).await {
+            held.delivery.done().await;
+        }
     }
 
     /// Hands on a job that wants more memory than this node has, or ends it if no node has so much.
-    async fn leave_to_larger_nodes(&self, held: Held<'_>, report: Report, wanted: u64) {
-        let class = report.spec.as_ref().map_or_else(|| class::ANY.to_owned(), |spec| spec.class());
+    async fn leave_to_larger_nodes(&self, held: Held<'_>, spec: &JobSpec, report: Report, wanted: u64) {
+        let class = spec.class();
         let largest = match nodes::largest(&self.broker, held.queue, &class).await {
             // Nobody knows now: this node's own size is no answer.
             Err(_) => return self.hand_back(held, Some(LEFT_TO_OTHERS)).await,
@@ -383,7 +459,7 @@ impl Worker {
         }
         let message = format!("wants {wanted} bytes of memory and the largest node has {largest}");
         let outcome = Outcome { retryable: false, ..Outcome::limited(Limit::Memory, message) };
-        self.end_unstarted(held, report, outcome).await;
+        self.end_unstarted(held, spec, report, outcome).await;
     }
 
     /// Stores that this node's attempt ended without a result, so that it is not taken for lost.
@@ -440,6 +516,12 @@ impl Worker {
             () = self.stopping.cancelled() => {}
         }
     }
+}
+
+/// The time, and a random number from 0 to 1, which decisions depend on.
+fn chance() -> (OffsetDateTime, f64) {
+    let random = getrandom::u32().unwrap_or_default();
+    (OffsetDateTime::now_utc(), f64::from(random) / f64::from(u32::MAX))
 }
 
 /// The report of an attempt that was cancelled and whose guest cannot be asked what it used.

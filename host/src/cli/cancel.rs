@@ -72,7 +72,12 @@ async fn cancel_one(cluster: &Cluster, job: JobId) -> Result<(State, bool), CliE
             Cancel::Finish(mut cancelled) => {
                 cancelled.times.finished = timestamp(time::OffsetDateTime::now_utc());
                 match broker.store(&cancelled, sequence).await {
-                    Ok(_) => return Ok((State::Cancelled, false)),
+                    Ok(_) => {
+                        if let Some(spec) = &cancelled.spec {
+                            broker.forget_waiting(&spec.queue, job).await;
+                        }
+                        return Ok((State::Cancelled, false));
+                    }
                     Err(QueueError::Refused { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }

@@ -52,12 +52,6 @@ pub(crate) struct JobArgs {
     /// Same output and fuel in every run: virtual clocks, random numbers of this seed [default: 0]
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     deterministic: Option<u64>,
-    /// Not available yet
-    #[arg(long, hide = true)]
-    priority: Option<String>,
-    /// Not available yet
-    #[arg(long, hide = true)]
-    retries: Option<String>,
     /// More arguments for the job
     #[arg(last = true, value_name = "ARGS")]
     rest: Vec<String>,
@@ -71,15 +65,6 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl JobArgs {
-    /// Refuses what later versions have: taking it without doing it would be a broken promise.
-    pub(crate) fn check_available(&self) -> Result<(), CliError> {
-        let later = [("--priority", self.priority.is_some()), ("--retries", self.retries.is_some())];
-        match later.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(CliError::usage(format!("{flag} is not available in this version of wasmjob"))),
-            None => Ok(()),
-        }
-    }
-
     /// Arguments in the order they were given.
     pub(crate) fn args(&self) -> Vec<String> {
         self.arg.iter().chain(&self.rest).cloned().collect()

@@ -139,7 +139,12 @@ fn describe(report: &Report) -> String {
         lines.push(("queue", spec.queue.clone()));
     }
     let times = &report.times;
-    for (name, time) in [("submitted", &times.submitted), ("started", &times.started), ("finished", &times.finished)] {
+    for (name, time) in [
+        ("submitted", &times.submitted),
+        ("started", &times.started),
+        ("finished", &times.finished),
+        ("next", &times.next),
+    ] {
         lines.extend(time.clone().map(|time| (name, time)));
     }
     if let Some(progress) = &report.progress {

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout and nothing else does; talk goes to stderr.
 
+mod again;
 mod artifact;
 mod cancel;
 mod common;
@@ -14,6 +15,7 @@ mod local_artifacts;
 mod logs;
 mod node;
 mod nodes;
+mod placement;
 mod ps;
 mod push;
 mod render;
@@ -104,6 +106,11 @@ enum Command {
     Ps(ps::PsArgs),
     /// Cancel jobs, waiting or running
     Cancel(cancel::CancelArgs),
+    /// Have jobs again that have ended
+    Retry(again::RetryArgs),
+    /// Look at jobs that were given up on, have them again or forget them
+    #[command(subcommand)]
+    Dead(again::DeadCommand),
     /// Show nodes, queues and recent failures at a glance
     Status,
     /// List nodes, and let other machines join
@@ -200,6 +207,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Logs(args) => logs::logs(&global, args).await,
         Command::Ps(args) => ps::ps(&global, args).await,
         Command::Cancel(args) => cancel::cancel(&global, args).await,
+        Command::Retry(args) => again::retry(&global, args).await,
+        Command::Dead(command) => again::dead(&global, command).await,
         Command::Status => status::status(&global).await,
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,

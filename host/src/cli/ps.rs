@@ -29,7 +29,9 @@ pub(crate) struct PsArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum StateName {
     Queued,
+    Waiting,
     Running,
+    Retrying,
     Succeeded,
     Failed,
     Dead,
@@ -40,7 +42,9 @@ impl StateName {
     fn state(self) -> State {
         match self {
             StateName::Queued => State::Queued,
+            StateName::Waiting => State::Waiting,
             StateName::Running => State::Running,
+            StateName::Retrying => State::Retrying,
             StateName::Succeeded => State::Succeeded,
             StateName::Failed => State::Failed,
             StateName::Dead => State::Dead,

@@ -31,7 +31,7 @@ use crate::{
     config::Config,
     grants::{NoChildren, NoNames, Offers, Services},
     lifecycle, limit_values, private,
-    wire::{OutputValue, Report, timestamp},
+    wire::{OutputValue, Report, Retry, timestamp},
 };
 
 /// Bytes of compiled code that one run keeps in memory.
@@ -54,7 +54,6 @@ pub(crate) struct RunArgs {
 /// Runs the component and prints its output or its report.
 pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<Exit, CliError> {
     let config = global.load(Vec::new())?;
-    args.job.check_available()?;
     let (_, limits) = args.job.limits(&config)?;
     let scratch = config.data.join("run");
     private::folder(&scratch).map_err(|error| CliError::platform(format!("{}: {error}", scratch.display())))?;
@@ -201,7 +200,7 @@ async fn finish(
     };
     report.times.finished = timestamp(OffsetDateTime::now_utc());
     report.usage.compile_ms = ended.usage.compile_ms;
-    Ok(lifecycle::on_attempt_end(report, ended, output))
+    Ok(lifecycle::on_attempt_end(report, ended, output, &Retry::default(), (OffsetDateTime::now_utc(), 0.0)))
 }
 
 /// Prints a blob piece by piece.

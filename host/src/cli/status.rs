@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{CliError, Exit, Global, common::Cluster, ps, render};
 use crate::{
     nodes::{self, NodeInfo},
-    queue,
+    queue::{self, Depth},
     wire::{Report, State},
 };
 
@@ -29,7 +29,8 @@ struct Status {
 struct QueueStatus {
     queue: String,
     waiting: u64,
-    running: usize,
+    running: u64,
+    later: u64,
 }
 
 /// Shows the cluster.
@@ -47,8 +48,8 @@ async fn look(cluster: &Cluster) -> Result<Status, CliError> {
     let nodes = nodes::list(&cluster.broker).await?;
     let mut queues = Vec::new();
     for name in queue::queues(&cluster.broker.jetstream).await? {
-        let (waiting, running) = queue::depth(&cluster.broker, &name).await?;
-        queues.push(QueueStatus { queue: name, waiting, running });
+        let Depth { waiting, running, later } = queue::depth(&cluster.broker, &name).await?;
+        queues.push(QueueStatus { queue: name, waiting, running, later });
     }
     let jobs = ps::jobs(cluster, RECENT, |_| true).await?;
     let failed = |job: &Report| matches!(job.state, State::Failed | State::Dead);
@@ -73,11 +74,11 @@ fn show(status: &Status) -> Result<(), CliError> {
         render::bytes(status.memory_promised_bytes),
         render::bytes(status.memory_bytes),
     ))?;
-    let rows = status
-        .queues
-        .iter()
-        .map(|queue| vec![queue.queue.clone(), queue.waiting.to_string(), queue.running.to_string()]);
-    render::table(&["queue", "waiting", "running"], &rows.collect::<Vec<_>>())?;
+    let rows = status.queues.iter().map(|queue| {
+        let numbers = [queue.waiting, queue.running, queue.later].map(|number| number.to_string());
+        std::iter::once(queue.queue.clone()).chain(numbers).collect()
+    });
+    render::table(&["queue", "waiting", "running", "later"], &rows.collect::<Vec<_>>())?;
     if status.recent_failures.is_empty() {
         return render::line("no recent failures");
     }

@@ -12,8 +12,10 @@ use wasmjob_runtime::Limits;
 
 use super::{
     CliError, Exit, Global,
-    common::{Cluster, JobArgs, pair, upload},
-    get, render,
+    common::{Cluster, JobArgs, upload},
+    get,
+    placement::{PlacementArgs, StartArgs},
+    render,
     wait::Waiter,
 };
 use crate::{
@@ -22,9 +24,6 @@ use crate::{
     wire::{Grant, Input, JobId, JobSpec, Report, class, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
-
-/// A result must outlive a late look.
-const KEEP_MIN: Duration = Duration::from_secs(60);
 
 /// Arguments of `submit`.
 #[derive(Args)]
@@ -38,23 +37,17 @@ pub(crate) struct SubmitArgs {
     /// Wait for the end and print the output
     #[arg(long)]
     wait: bool,
-    /// Label a node must have (repeatable; see `wasmjob nodes ls`)
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    label: Vec<(String, String)>,
     /// Submit the same job this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
-    /// Queue to wait in
-    #[arg(long, default_value = "default")]
-    queue: String,
-    /// How long the result is kept, such as 1h or 7d
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    keep: crate::units::Span,
+    #[command(flatten)]
+    placement: PlacementArgs,
+    #[command(flatten)]
+    start: StartArgs,
 }
 
 /// Submits the job, or as many as asked for.
 pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, CliError> {
-    args.job.check_available()?;
     let started = Instant::now();
     let cluster = Cluster::connect(global).await?;
     let spec = spec(&cluster, &args).await?;
@@ -82,16 +75,11 @@ async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError>
     let (given, limits) = args.job.limits(&cluster.config)?;
     let input = args.job.input(limits.input)?;
     let mut spec = args.job.spec(&Offers::of(&cluster.config))?;
-    spec.queue.clone_from(&args.queue);
-    spec.labels = args.label.iter().cloned().collect();
+    args.placement.put_into(&mut spec)?;
+    spec.at = args.start.time();
     spec.limits = given;
     place(cluster, &mut spec).await?;
     check_memory(cluster, &spec, &limits).await?;
-    spec.result_ttl_ms = u64::try_from(args.keep.0.as_millis()).unwrap_or(u64::MAX);
-    let keep = crate::units::Span(KEEP_MIN);
-    if args.keep.0 < KEEP_MIN {
-        return Err(CliError::usage(format!("--keep {} is too short; at least {keep}", args.keep)));
-    }
     spec.check()?;
     spec.component = cluster.component(&args.job.component).await?.to_string();
     spec.input = if input.size() > INLINE_BYTES_MAX {

@@ -13,7 +13,7 @@ mod setup;
 use std::time::Duration;
 
 use async_nats::{
-    Client,
+    Client, header,
     jetstream::{
         self, Context,
         context::{PublishError, PublishErrorKind},
@@ -22,13 +22,14 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
-pub use search::{depth, find_queued, list_events, list_queued};
+pub use search::{Depth, depth, find_queued, list_events, list_queued};
 pub use setup::{SetupError, classes, ensure_class, ensure_queue, ensure_shared, queues};
 
-use crate::wire::{JobId, JobSpec, Report, State};
+use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
 /// The connection to the streams of one cluster.
 #[derive(Clone)]
@@ -113,13 +114,59 @@ impl Broker {
     }
 
     async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {
-        let subject = names::lane(&spec.queue, &spec.class(), spec.priority);
-        let message = PublishMessage::build().payload(spec.to_message()).message_id(names::message_id(spec.id, 1));
+        self.send(spec, spec.to_message(), 1, spec.starts_at()).await
+    }
+
+    /// Publishes the message for an attempt of a job and those after it: now, or for the server to
+    /// deliver when it is `due`.
+    pub async fn send(
+        &self,
+        spec: &JobSpec,
+        payload: Bytes,
+        attempt: u32,
+        due: Option<OffsetDateTime>,
+    ) -> Result<(), QueueError> {
+        let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
+        let mut message = PublishMessage::build().payload(payload);
+        if attempt > 1 {
+            message = message.header(names::ATTEMPT, attempt.to_string().as_str());
+        }
+        let due = due.and_then(|due| timestamp(due.max(OffsetDateTime::UNIX_EPOCH)));
+        let subject = match due {
+            None => {
+                message = message.message_id(names::message_id(spec.id, attempt));
+                lane
+            }
+            Some(due) => {
+                let id = names::waiting_message_id(spec.id, attempt);
+                message = message.message_id(id).header(header::NATS_SCHEDULE, format!("@at {due}").as_str());
+                message = message.header(header::NATS_SCHEDULE_TARGET, lane.as_str());
+                names::waiting(&spec.queue, spec.id)
+            }
+        };
         let what = || format!("job {}", spec.id);
         self.publish(subject, message).await.map(drop).map_err(|error| match error.kind() {
             PublishErrorKind::StreamNotFound => QueueError::UnknownQueue { queue: spec.queue.clone() },
             _ => publish_error(&error, what()),
         })
+    }
+
+    /// Forgets that there was a job.
+    pub async fn forget(&self, job: JobId) -> Result<(), QueueError> {
+        let unavailable = |reason: String| QueueError::Unavailable { what: format!("the event of job {job}"), reason };
+        let stream = self.jetstream.get_stream_no_info(names::EVENTS).await;
+        let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+        let purged = stream.purge().filter(names::event(job)).await;
+        purged.map(drop).map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// Takes back what waits for a time for this job. Whoever may not do that leaves it to the job's event,
+    /// which says that it has ended.
+    pub async fn forget_waiting(&self, queue: &str, job: JobId) {
+        let Ok(stream) = self.jetstream.get_stream_no_info(names::queue_stream(queue)).await else { return };
+        if let Err(error) = stream.purge().filter(names::waiting(queue, job)).await {
+            tracing::debug!(%job, %error, "what waits for the job's time stays until then");
+        }
     }
 
     /// The event of a job.
@@ -210,7 +257,15 @@ fn outline(report: &Report) -> Report {
 fn time_to_live(report: &Report) -> Option<Duration> {
     let ends = matches!(report.state, State::Succeeded | State::Failed | State::Cancelled);
     let kept = report.spec.as_ref().map_or(DEFAULT_TTL_MS, |spec| spec.result_ttl_ms);
-    ends.then(|| Duration::from_secs(kept.div_ceil(1000)).max(TTL_MIN))
+    ends.then(|| Duration::from_secs(kept.div_ceil(1000)).max(TTL_MIN) + still_waits(report))
+}
+
+/// How long a message may wait for its time of a job that has ended: its event has to outlive that.
+fn still_waits(report: &Report) -> Duration {
+    let due = report
+        .due()
+        .map_or(Duration::ZERO, |due| Duration::try_from(due - OffsetDateTime::now_utc()).unwrap_or_default());
+    if report.state == State::Cancelled { due } else { Duration::ZERO }
 }
 
 /// How often a job is sent before it is given up; the server may take seconds each time to not answer.

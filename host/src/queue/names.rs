@@ -35,11 +35,23 @@ pub fn queue_stream(queue: &str) -> String {
     format!("{QUEUE_PREFIX}{queue}")
 }
 
-/// What the stream of `queue` stores. `wj.at.<queue>.>`, for jobs that wait for a time, will be stored
-/// too when something fires them; until then a publish there is refused.
+/// What the stream of `queue` stores: jobs that can run, and jobs that wait for a time.
 pub fn queue_subjects(queue: &str) -> Vec<String> {
-    vec![format!("wj.q.{queue}.*.*")]
+    vec![format!("wj.q.{queue}.*.*"), waiting_all(queue)]
 }
+
+/// Where a job waits for a time. The server moves it to its lane then; no consumer may cover this.
+pub fn waiting(queue: &str, job: JobId) -> String {
+    format!("wj.at.{queue}.{job}")
+}
+
+/// All jobs of a queue that wait for a time.
+pub fn waiting_all(queue: &str) -> String {
+    format!("wj.at.{queue}.*")
+}
+
+/// Header with the number of the first attempt that a message is for; without it that is 1.
+pub const ATTEMPT: &str = "Wasmjob-Attempt";
 
 /// Where a job of this queue, class and priority is published.
 pub fn lane(queue: &str, class: &str, priority: u8) -> String {
@@ -73,6 +85,12 @@ pub fn class_of_lane(subject: &str) -> Option<&str> {
 /// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.
 pub fn message_id(job: JobId, attempt: u32) -> String {
     format!("{job}:{attempt}")
+}
+
+/// The same for a message that waits for a time: the one that it becomes, and one that was published before
+/// its time, are others.
+pub fn waiting_message_id(job: JobId, attempt: u32) -> String {
+    format!("{job}:{attempt}@")
 }
 
 /// The job that a message says it is about, whatever its body says.

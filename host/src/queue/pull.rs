@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_nats::{
-    Message, StatusCode, Subscriber,
+    Message, StatusCode, Subscriber, header,
     jetstream::{self, AckKind, Context},
 };
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{QueueError, names};
-use crate::wire::JobId;
+use crate::{lifecycle, wire::JobId};
 
 /// A request for one job, which the server holds for 30 s; every 5 s it says that it still does.
 const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
@@ -198,6 +198,18 @@ impl Delivery {
     /// Where it was published.
     pub fn subject(&self) -> &str {
         self.message.subject.as_str()
+    }
+
+    /// The message as far as it matters what becomes of its job.
+    pub fn message(&self) -> lifecycle::Message {
+        let header = self.headers().and_then(|headers| headers.get(names::ATTEMPT));
+        let attempt = header.and_then(|attempt| attempt.as_str().parse().ok()).unwrap_or(1);
+        lifecycle::Message { sequence: self.sequence, attempt, redelivered: self.delivered > 1 }
+    }
+
+    /// Whether it has waited for its time at the server.
+    pub fn has_waited(&self) -> bool {
+        self.headers().is_some_and(|headers| headers.get(header::NATS_SCHEDULER).is_some())
     }
 
     /// An id for a message that names none: the same each time it is delivered.

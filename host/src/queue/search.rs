@@ -1,5 +1,6 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures_util::TryStreamExt;
 use time::Duration;
 
@@ -8,7 +9,7 @@ use super::{
     direct::{self, From, StoredMessage},
     names, setup,
 };
-use crate::wire::{JobId, JobSpec, Report, timestamp};
+use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
 /// How far a submitter's clock may be ahead of the server's.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
@@ -18,8 +19,11 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
     let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
     let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
     for queue in all_queues(broker).await? {
+        if let Some(report) = find_waiting(broker, &queue, job).await? {
+            return Ok(Some(report));
+        }
         let first = from.clone().map_or(From::Sequence(1), From::Time);
-        let found = scan(broker, &queue, first, 1, &mut wanted).await?;
+        let found = scan(broker, &queue, &names::queue_all(&queue), first, 1, &mut wanted).await?;
         if let Some(message) = found.first() {
             return Ok(Some(queued(message, job)));
         }
@@ -27,10 +31,25 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
     Ok(None)
 }
 
-/// Jobs in `queue`, the oldest first: those that wait and those that a node has.
+/// The job that waits for a time in `queue`.
+async fn find_waiting(broker: &Broker, queue: &str, job: JobId) -> Result<Option<Report>, QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("job {job}"), reason };
+    let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    match stream.direct_get_last_for_subject(names::waiting(queue, job)).await {
+        Ok(message) => Ok(Some(waiting(&message.payload, job))),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable(error.to_string())),
+    }
+}
+
+/// Jobs in `queue`, the oldest first: those that wait, those that a node has, and those that wait for a time.
 pub async fn list_queued(broker: &Broker, queue: &str, max: usize) -> Result<Vec<Report>, QueueError> {
-    let found = scan(broker, queue, From::Sequence(1), max, &mut |_| true).await?;
-    Ok(found.iter().filter_map(|message| Some(queued(message, job_of(message)?))).collect())
+    let found = scan(broker, queue, &names::queue_all(queue), From::Sequence(1), max, &mut |_| true).await?;
+    let mut jobs: Vec<_> = found.iter().filter_map(|message| Some(queued(message, job_of(message)?))).collect();
+    let found = scan(broker, queue, &names::waiting_all(queue), From::Sequence(1), max, &mut |_| true).await?;
+    jobs.extend(found.iter().filter_map(|message| Some(waiting(&message.payload, job_of(message)?))));
+    Ok(jobs)
 }
 
 fn job_of(message: &StoredMessage) -> Option<JobId> {
@@ -46,14 +65,15 @@ async fn all_queues(broker: &Broker) -> Result<Vec<String>, QueueError> {
 async fn scan(
     broker: &Broker,
     queue: &str,
+    filter: &str,
     mut from: From,
     max: usize,
     wanted: &mut impl FnMut(&StoredMessage) -> bool,
 ) -> Result<Vec<StoredMessage>, QueueError> {
-    let (stream, filter) = (names::queue_stream(queue), names::queue_all(queue));
+    let stream = names::queue_stream(queue);
     let mut found = Vec::new();
     loop {
-        let batch = direct::batch(&broker.client, &stream, &filter, from).await?;
+        let batch = direct::batch(&broker.client, &stream, filter, from).await?;
         let Some(last) = batch.last() else { return Ok(found) };
         from = From::Sequence(last.sequence + 1);
         found.extend(batch.into_iter().filter(&mut *wanted));
@@ -67,6 +87,11 @@ async fn scan(
 fn queued(message: &StoredMessage, job: JobId) -> Report {
     let spec = JobSpec::parse(&message.payload).ok().map(Box::new);
     Report { spec, ..Report::queued(job) }
+}
+
+fn waiting(payload: &[u8], job: JobId) -> Report {
+    let spec = JobSpec::parse(payload).ok().map(Box::new);
+    Report { spec, state: State::Waiting, ..Report::queued(job) }
 }
 
 /// The jobs that are `wanted` whose events changed last, newest first.
@@ -105,16 +130,33 @@ async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueEr
     }
 }
 
-/// Jobs of `queue` that wait, and jobs that a node has.
-pub async fn depth(broker: &Broker, queue: &str) -> Result<(u64, usize), QueueError> {
+/// How many jobs a queue has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Jobs that could run.
+    pub waiting: u64,
+    /// Jobs that a node has.
+    pub running: u64,
+    /// Jobs that wait for a time.
+    pub later: u64,
+}
+
+/// How many jobs `queue` has.
+pub async fn depth(broker: &Broker, queue: &str) -> Result<Depth, QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
     let stream = broker.jetstream.get_stream(names::queue_stream(queue)).await;
     let stream = stream.map_err(|error| unavailable(error.to_string()))?;
     let mut running = 0;
     let mut consumers = stream.consumers();
     while let Some(consumer) = consumers.try_next().await.map_err(|error| unavailable(error.to_string()))? {
-        running += consumer.num_ack_pending;
+        running += consumer.num_ack_pending as u64;
     }
-    let stored = stream.cached_info().state.messages;
-    Ok((stored.saturating_sub(running as u64), running))
+    let lanes = stream.info_with_subjects(names::queue_all(queue)).await;
+    let mut lanes = lanes.map_err(|error| unavailable(error.to_string()))?;
+    let mut in_lanes = 0;
+    while let Some((_, jobs)) = lanes.try_next().await.map_err(|error| unavailable(error.to_string()))? {
+        in_lanes += jobs as u64;
+    }
+    let later = stream.cached_info().state.messages.saturating_sub(in_lanes);
+    Ok(Depth { waiting: in_lanes.saturating_sub(running), running, later })
 }

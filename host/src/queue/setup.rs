@@ -102,6 +102,7 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         name: names::queue_stream(queue),
         subjects: names::queue_subjects(queue),
         retention: RetentionPolicy::WorkQueue,
+        allow_message_schedules: true,
         duplicate_window: DUPLICATES,
         allow_direct: true,
         ..kept_on_disk()

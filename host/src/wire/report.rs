@@ -78,6 +78,13 @@ pub struct Report {
     /// When things happened.
     #[serde(default)]
     pub times: Times,
+    /// The message in its queue that the last attempt was made for, by its sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<u64>,
+    /// The first attempt that retries and losses are counted from; later than 1 for a job that somebody
+    /// asked for again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub counts_from: u32,
     /// What was asked for, so that an event is enough to run the job again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<Box<JobSpec>>,
@@ -98,8 +105,16 @@ impl Report {
             progress: None,
             usage: Usage::default(),
             times: Times { submitted, ..Times::default() },
+            message: None,
+            counts_from: 0,
             spec: None,
         }
+    }
+
+    /// When the job may start, or be tried again, as far as that was ever to be waited for.
+    pub fn due(&self) -> Option<OffsetDateTime> {
+        let next = self.times.next.as_deref().and_then(|next| OffsetDateTime::parse(next, &Rfc3339).ok());
+        next.or_else(|| self.spec.as_ref()?.starts_at())
     }
 
     /// Reads a report from an event.
@@ -149,6 +164,14 @@ pub struct Times {
     pub started: Option<String>,
     /// Finished, by the node's clock.
     pub finished: Option<String>,
+    /// When the next attempt is due, by the node's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// `time` the way reports have it: always with three decimals, so that times sort as texts.

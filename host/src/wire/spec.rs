@@ -6,13 +6,14 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wasmjob_runtime::{
     Digest, Limits,
     limits::{ARGS_BYTES_MAX, CHOOSABLE, not_choosable},
 };
 
 use super::{GRANTS_MAX, Grant, JobId, class};
-use crate::grants::is_secret_name;
+use crate::{grants::is_secret_name, retry};
 
 /// The only version of the spec there is.
 const VERSION: u32 = 1;
@@ -65,6 +66,12 @@ pub struct JobSpec {
     /// After how long the job is told that it should come to an end.
     #[serde(default = "default_soft_ms")]
     pub soft_ms: u64,
+    /// Not to start before this time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// The job is cancelled if it has not started this long after it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
     /// How long the result is kept once the job has ended.
     #[serde(default = "default_result_ttl_ms")]
     pub result_ttl_ms: u64,
@@ -78,8 +85,7 @@ pub struct JobSpec {
 
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
-const LATER: [&str; 9] =
-    ["at", "expires_ms", "dedupe_key", "concurrency", "array", "reduce", "after", "after_policy", "memo"];
+const LATER: [&str; 7] = ["dedupe_key", "concurrency", "array", "reduce", "after", "after_policy", "memo"];
 
 /// A job that does the same in every run: virtual clocks, and random numbers of a seed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +100,7 @@ pub struct Deterministic {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// Retries after the first attempt. This version has none, so only 0 is accepted.
+    /// Retries after the first attempt.
     pub max: u32,
     /// Kinds of outcome that are retried.
     pub on: Vec<String>,
@@ -278,6 +284,8 @@ impl JobSpec {
             deterministic: None,
             retry: Retry::default(),
             soft_ms: default_soft_ms(),
+            at: None,
+            expires_ms: None,
             result_ttl_ms: default_result_ttl_ms(),
             parent: None,
             traceparent: None,
@@ -335,6 +343,8 @@ impl JobSpec {
         if self.traceparent.as_deref().is_some_and(|trace| !is_traceparent(trace)) {
             return wrong("traceparent", "not of the form 00-<32 hex>-<16 hex>-<2 hex>".into());
         }
+        retry::check(&self.retry).map_err(|reason| SpecError::Field { field: "retry", reason })?;
+        self.check_times()?;
         self.input.bytes()?;
         if !class::is_class(&self.class()) {
             let reason = "a folder is named as a node offers it, NAME or NAME/PATH with NAME of a-z, 0-9, - and _; and \
@@ -342,6 +352,31 @@ impl JobSpec {
             return wrong("grants", reason.into());
         }
         self.check_available()
+    }
+
+    /// When it may start: nothing if that is at once.
+    pub fn starts_at(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::parse(self.at.as_deref()?, &Rfc3339).ok()
+    }
+
+    fn check_times(&self) -> Result<(), SpecError> {
+        let wrong = |field, reason: String| Err(SpecError::Field { field, reason });
+        if let Some(at) = &self.at {
+            let Some(time) = self.starts_at() else {
+                return wrong("at", format!("`{at}` is no time like 2026-01-31T07:30:00Z"));
+            };
+            // Ids carry when a job was submitted, by the submitter's clock.
+            let latest = self.id.submitted().and_then(|time| time.checked_add(AT_MAX));
+            if latest.is_none_or(|latest| time > latest) {
+                return wrong("at", format!("`{at}` is more than ten years from now"));
+            }
+        }
+        match self.expires_ms {
+            Some(ms) if !(1..=RESULT_TTL_MS_MAX).contains(&ms) => {
+                wrong("expires_ms", format!("1 to {RESULT_TTL_MS_MAX} are possible"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the grants fit together. Errors: what is wrong.
@@ -372,11 +407,8 @@ impl JobSpec {
 
     /// Refuses what the contract has and this version has not.
     fn check_available(&self) -> Result<(), SpecError> {
-        let unavailable = [
-            ("priority", self.priority != default_priority()),
-            ("retry.max", self.retry.max != 0),
-            ("input.job", matches!(self.input, Input::Job(_))),
-        ];
+        let unavailable =
+            [("priority", self.priority != default_priority()), ("input.job", matches!(self.input, Input::Job(_)))];
         match unavailable.iter().find(|(_, asked)| *asked) {
             Some((field, _)) => Err(SpecError::NotYet { field }),
             None => Ok(()),
@@ -394,6 +426,9 @@ const RESULT_TTL_MS_MIN: u64 = 60_000;
 /// Ten years. The server counts in nanoseconds and refuses a time to live that overflows, and a
 /// result that cannot be stored would be tried again for ever.
 const RESULT_TTL_MS_MAX: u64 = 3_650 * 86_400_000;
+
+/// Longest time until a job that waits for a time may start.
+const AT_MAX: time::Duration = time::Duration::days(3_650);
 
 /// Whether `text` is a trace parent of W3C trace context.
 fn is_traceparent(text: &str) -> bool {
@@ -469,7 +504,11 @@ mod tests {
             (r#","input":{"file":"x"}"#, "file"),
             (r#","result_ttl_ms":1"#, "result_ttl_ms"),
             (r#","limits":{"fuel":-1}"#, "-1"),
-            (r#","retry":{"max":3}"#, "retry.max"),
+            (r#","retry":{"max":300}"#, "300"),
+            (r#","retry":{"on":["never"]}"#, "never"),
+            (r#","at":"tomorrow""#, "tomorrow"),
+            (r#","at":"9999-01-01T00:00:00Z""#, "ten years"),
+            (r#","expires_ms":0"#, "expires_ms"),
             (r#","priority":9"#, "priority"),
             (r#","labels":{"gpu":"a b"}"#, "labels"),
             (r#","grants":["disk=1"]"#, "disk"),

@@ -73,7 +73,7 @@ async fn a_message_that_is_no_job_is_kept_as_dead_under_its_message_id_with_the_
         (spec(&own, "x", &json!({ "limits": { "fuel": -1 } })).as_bytes(), "-1"),
         (spec(&own, "x", &json!({ "result_ttl_ms": 1 })).as_bytes(), "result_ttl_ms"),
         (spec(&own, "x", &json!({ "result_ttl_ms": u64::MAX })).as_bytes(), "result_ttl_ms"),
-        (spec(&own, "x", &json!({ "retry": { "max": 3 } })).as_bytes(), "retry.max"),
+        (spec(&own, "x", &json!({ "retry": { "max": 300 } })).as_bytes(), "300"),
         (spec(&own, "x", &json!({ "env": { "A=B": "1" } })).as_bytes(), "A=B"),
         (spec(&own, "x", &json!({ "args": ["a".repeat(200_000)] })).as_bytes(), "200000 bytes"),
         (&[b' '; 600 * 1024], "bytes, more than"),

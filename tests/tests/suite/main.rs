@@ -14,6 +14,7 @@ mod inspect;
 mod layers;
 mod network;
 mod nodes;
+mod retries;
 mod run;
 mod sandbox;
 mod server;

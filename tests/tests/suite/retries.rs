@@ -1,0 +1,92 @@
+//! Jobs that are tried again, that wait for a time, and that are had again.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wasmjob_runtime::OutcomeKind;
+use wasmjob_tests::{Cluster, guest};
+
+/// Retries at once, so that tests need not wait.
+const AT_ONCE: [&str; 4] = ["--backoff", "1ms", "--backoff-max", "1ms"];
+
+fn kinds(report: &Value) -> Vec<OutcomeKind> {
+    let attempts = report["attempts"].as_array().unwrap();
+    attempts.iter().map(|attempt| serde_json::from_value(attempt["outcome"]["kind"].clone()).unwrap()).collect()
+}
+
+#[test]
+fn a_job_that_fails_is_tried_again_and_kept_as_dead_with_every_end() {
+    let cluster = Cluster::shared();
+    let component = cluster.guest(&guest::exits(7));
+    let job = cluster.submit(&[&["--retries", "2", &component][..], &AT_ONCE].concat());
+    let report = cluster.until_state(&job, "dead");
+    assert_eq!((&report["attempt"], &report["outcome"]["exit_code"]), (&3.into(), &7.into()), "{report}");
+    assert_eq!(kinds(&report), [OutcomeKind::Error, OutcomeKind::Error]);
+
+    let dead = cluster.json(&["dead", "ls"]);
+    assert!(dead.as_array().unwrap().iter().any(|dead| dead["job"] == job.as_str()), "{dead:?}");
+    cluster.wasmjob(&["dead", "retry", &job]).succeeded();
+    let report = cluster.until_state(&job, "dead");
+    assert_eq!((&report["attempt"], kinds(&report).len()), (&6.into(), 5), "{report}");
+    cluster.wasmjob(&["dead", "rm", &job]).succeeded();
+    cluster.wasmjob(&["get", &job]).ended(2).saying(&["nobody knows job"]);
+}
+
+#[test]
+fn what_cannot_end_differently_is_not_tried_again() {
+    let cluster = Cluster::shared();
+    let spins = cluster.guest(&guest::spins());
+    let limits = ["--retries", "1", "--limit", "fuel=1e6"];
+    let job = cluster.submit(&[&[spins.as_str()][..], &limits, &AT_ONCE].concat());
+    assert_eq!(cluster.until_state(&job, "failed")["attempt"], 1);
+    // Limits are, if somebody asks for it.
+    let job = cluster.submit(&[&[spins.as_str(), "--retry-on", "limit"][..], &limits, &AT_ONCE].concat());
+    assert_eq!(cluster.until_state(&job, "dead")["attempt"], 2);
+}
+
+#[test]
+fn a_job_that_waits_for_its_retry_is_seen_and_can_be_cancelled() {
+    let cluster = Cluster::shared();
+    let component = cluster.guest(&guest::traps());
+    let job = cluster.submit(&[&component, "--retries", "1", "--backoff", "10h", "--backoff-max", "10h"]);
+    let report = cluster.until_state(&job, "retrying");
+    assert!(report["times"]["next"].is_string() && report["outcome"]["kind"] == "trap", "{report}");
+    cluster.wasmjob(&["cancel", &job]).succeeded();
+    let report = cluster.until_state(&job, "cancelled");
+    assert_eq!(kinds(&report), [OutcomeKind::Trap], "{report}");
+}
+
+#[test]
+fn a_job_starts_at_its_time_and_not_before() {
+    let cluster = Cluster::shared();
+    let component = cluster.guest(&guest::says("hello"));
+    let later = cluster.submit(&["--in", "10h", &component]);
+    assert_eq!(cluster.until_state(&later, "waiting")["attempt"], 0);
+    let started = Instant::now();
+    let said = cluster.wasmjob(&["submit", "--wait", "--in", "1s", &component]).succeeded();
+    assert!(said.text() == "hello" && started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    cluster.wasmjob(&["cancel", &later]).succeeded();
+    assert_eq!(cluster.until_state(&later, "cancelled")["attempt"], 0);
+}
+
+#[test]
+fn times_and_retries_that_make_no_sense_are_refused() {
+    let cluster = Cluster::shared();
+    let component = cluster.guest(&guest::says("hello"));
+    for (flags, named) in [
+        (&["--at", "tomorrow"][..], "2026-01-31T07:30:00Z"),
+        (&["--in", "20000d"], "ten years"),
+        (&["--at", "2026-01-31T07:30:00Z", "--in", "1s"], "--in"),
+        (&["--retries", "101"], "101"),
+        (&["--retries", "1", "--retry-on", "lost"], "error, trap, limit"),
+        (&["--priority", "10"], "0..=9"),
+    ] {
+        cluster.wasmjob(&[&["submit", &component], flags].concat()).ended(2).saying(&[named]);
+    }
+    cluster.wasmjob(&["dead", "retry"]).ended(2).saying(&["--all"]);
+    let done = cluster.submit(&[&component]);
+    cluster.until_state(&done, "succeeded");
+    cluster.wasmjob(&["dead", "rm", &done]).ended(2).saying(&["not dead but succeeded", "wasmjob retry"]);
+    cluster.wasmjob(&["retry", &done]).succeeded();
+    assert_eq!(cluster.until_state(&done, "succeeded")["attempt"], 2);
+}
