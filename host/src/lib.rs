@@ -6,13 +6,13 @@
 
 pub mod artifacts;
 pub mod cancels;
-pub mod classes;
 pub mod cli;
 mod compiler;
 pub mod config;
 pub mod connect;
 pub mod grants;
 pub mod http;
+pub mod lanes;
 pub mod lifecycle;
 pub mod limit_values;
 pub mod memory;

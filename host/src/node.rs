@@ -24,11 +24,12 @@ use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
-    classes, compiler,
+    compiler,
     config::{Config, Source},
     connect::{self, ConnectError, Endpoint, Event},
     grants::Offers,
     http::{self, HttpError, Readiness},
+    lanes,
     limit_values::{self, LimitConfigError},
     memory,
     metrics::Metrics,
@@ -150,11 +151,11 @@ impl Node {
         let _small = memory::keep_small();
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for (queue, lease) in &self.queues {
-            let (known, classes) = classes::first();
+            let (known, lanes) = lanes::first();
             for _ in 0..self.slots {
-                slots.spawn(worker.clone().work(queue.clone(), *lease, classes.clone()));
+                slots.spawn(worker.clone().work(queue.clone(), *lease, lanes.clone()));
             }
-            watches.spawn(classes::keep(worker.clone(), queue.clone(), *lease, known));
+            watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();

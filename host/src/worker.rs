@@ -25,7 +25,10 @@ use crate::{
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes,
-    queue::{Broker, Delivery, LogWriter, Puller, QueueError, Stored, names},
+    queue::{
+        Broker, Delivery, LogWriter, Puller, QueueError, Stored,
+        names::{self, Lane},
+    },
     units::Span,
     wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
 };
@@ -81,8 +84,8 @@ pub struct Worker {
     pub stopping: CancellationToken,
 }
 
-/// The classes of a queue that this node takes jobs of.
-pub type Classes = watch::Receiver<BTreeSet<String>>;
+/// The lanes of a queue that this node takes jobs of.
+pub type Lanes = watch::Receiver<BTreeSet<Lane>>;
 
 /// A job that this node has, until it is acknowledged or handed back.
 struct Held<'a> {
@@ -107,13 +110,13 @@ enum End {
 
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
-    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, classes: Classes) {
+    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, lanes: Lanes) {
         tokio::select! {
             () = self.cancels.known() => {}
             () = self.draining.cancelled() => return,
         }
         while !self.draining.is_cancelled() {
-            let worked = self.work_until_error(&queue, lease, classes.clone()).await;
+            let worked = self.work_until_error(&queue, lease, lanes.clone()).await;
             if let Err(error) = worked {
                 tracing::warn!(%error, queue, "a slot lost its queue; trying again");
                 self.pause(BACKOFF.1).await;
@@ -121,8 +124,8 @@ impl Worker {
         }
     }
 
-    async fn work_until_error(&self, queue: &str, lease: Duration, classes: Classes) -> Result<(), QueueError> {
-        let mut puller = Puller::new(&self.broker.jetstream, queue, classes).await?;
+    async fn work_until_error(&self, queue: &str, lease: Duration, lanes: Lanes) -> Result<(), QueueError> {
+        let mut puller = Puller::new(&self.broker.jetstream, queue, lanes).await?;
         loop {
             let delivery = tokio::select! {
                 biased;

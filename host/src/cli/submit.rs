@@ -21,6 +21,7 @@ use super::{
 use crate::{
     grants::{Folders, Offers},
     nodes::{self, NodeInfo},
+    queue::names::Lane,
     wire::{Grant, Input, JobId, JobSpec, Report, class, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
@@ -147,8 +148,9 @@ async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId]) -> Result<(),
     let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
     let broker = &cluster.broker;
     jobs.map(|job| async move { broker.submit(&job).await }).buffer_unordered(256).try_collect::<()>().await?;
-    if spec.class() != class::ANY {
-        broker.announce_class(&spec.queue).await;
+    let lane = Lane { class: spec.class(), word: format!("p{}", spec.priority) };
+    if lane != Lane::usual() {
+        broker.announce_lane(&spec.queue).await;
     }
     Ok(())
 }

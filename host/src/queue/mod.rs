@@ -9,6 +9,7 @@ pub mod names;
 mod pull;
 mod search;
 mod setup;
+mod turns;
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use time::OffsetDateTime;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
 pub use search::{Depth, depth, find_queued, list_events, list_queued};
-pub use setup::{SetupError, classes, ensure_class, ensure_queue, ensure_shared, queues};
+pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
@@ -107,10 +108,10 @@ impl Broker {
         }
     }
 
-    /// Says that jobs of a class wait now, so that nodes look at once.
-    pub async fn announce_class(&self, queue: &str) {
+    /// Says that jobs wait in a lane that may be new, so that nodes look at once.
+    pub async fn announce_lane(&self, queue: &str) {
         // Nodes look now and then anyway.
-        let _ = self.client.publish(names::CLASSES, queue.to_owned().into()).await;
+        let _ = self.client.publish(names::LANES, queue.to_owned().into()).await;
     }
 
     async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {

@@ -25,8 +25,8 @@ pub const CANCEL_ALL: &str = "wj.ctl.cancel.*";
 pub const NAMES: &str = "wj_names";
 /// Bucket of nodes; an entry lives as long as its node beats.
 pub const NODES: &str = "wj_nodes";
-/// Where nodes hear that a queue has a class it had not before.
-pub const CLASSES: &str = "wj.ctl.class";
+/// Where nodes hear that a queue has a lane it had not before.
+pub const LANES: &str = "wj.ctl.lane";
 /// Prefix of the streams that are queues.
 pub const QUEUE_PREFIX: &str = "WJ_Q_";
 
@@ -58,28 +58,56 @@ pub fn lane(queue: &str, class: &str, priority: u8) -> String {
     format!("wj.q.{queue}.{class}.p{priority}")
 }
 
-/// All lanes of a class, and whatever else is published beside them: it has to end somewhere.
-pub fn lanes(queue: &str, class: &str) -> String {
-    format!("wj.q.{queue}.{class}.*")
-}
-
-/// All classes of a queue.
+/// All lanes of a queue.
 pub fn queue_all(queue: &str) -> String {
-    format!("wj.q.{queue}.>")
+    format!("wj.q.{queue}.*.*")
 }
 
-/// The durable consumer of a class. What is published under a word that is no class gets one too, under a
-/// name that the server takes, so that it ends somewhere.
-pub fn consumer(class: &str) -> String {
-    match class::is_class(class) {
-        true => class.to_owned(),
-        false => format!("stray-{}", &blake3::hash(class.as_bytes()).to_hex()[..16]),
+/// One line of waiting jobs in a queue: those of one class and priority, or whatever else was published
+/// beside them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The class, or a word that is none.
+    pub class: String,
+    /// `p0` to `p9`, or a word that is none of them.
+    pub word: String,
+}
+
+impl Lane {
+    /// The lane of jobs that ask for nothing.
+    pub fn usual() -> Self {
+        Lane { class: class::ANY.into(), word: "p5".into() }
     }
-}
 
-/// The class in the subject of a lane.
-pub fn class_of_lane(subject: &str) -> Option<&str> {
-    subject.split('.').nth(3)
+    /// The lane that a subject of a queue is.
+    pub fn of_subject(subject: &str) -> Option<Self> {
+        let mut words = subject.split('.').skip(3);
+        let lane = Lane { class: words.next()?.to_owned(), word: words.next()?.to_owned() };
+        words.next().is_none().then_some(lane)
+    }
+
+    /// Its subject in `queue`.
+    pub fn subject(&self, queue: &str) -> String {
+        format!("wj.q.{queue}.{}.{}", self.class, self.word)
+    }
+
+    /// The priority of its jobs; `None` if no job belongs there.
+    pub fn priority(&self) -> Option<u8> {
+        let digit = self.word.strip_prefix('p').filter(|digit| digit.len() == 1)?;
+        digit.parse().ok().filter(|_| class::is_class(&self.class))
+    }
+
+    /// Its durable consumer. What is published where no job belongs gets one too, under a name that the
+    /// server takes, so that it ends somewhere.
+    pub fn consumer(&self) -> String {
+        match self.priority() {
+            Some(priority) => format!("{}-p{priority}", self.class),
+            None => {
+                let hash = blake3::hash(format!("{}.{}", self.class, self.word).as_bytes());
+                format!("stray-{}", &hash.to_hex()[..16])
+            }
+        }
+    }
 }
 
 /// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.

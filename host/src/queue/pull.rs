@@ -1,9 +1,12 @@
-//! Pulling jobs: one slot, one request for each class, one job.
+//! Pulling jobs: one slot, one request for each lane, one job.
 //!
-//! A slot asks for exactly one job of each class and asks again only when it is free. What comes for
-//! another class while it works is handed back at once, so a node never has more jobs than slots. The
+//! A slot asks for exactly one job of each lane and asks again only when it is free. What comes from
+//! another lane while it works is handed back at once, so a node never has more jobs than slots. The
 //! server tells every few seconds that it still holds a request; when that stops (a laptop that slept,
 //! a connection that was made anew) all are made again.
+//!
+//! A free slot looks into its lanes one after the other, in the order of `turns`, and leaves a request
+//! in each that is empty. A lane with a request needs no second look: what came would have been sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +24,18 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{QueueError, names};
+use super::{
+    QueueError,
+    names::{self, Lane},
+    turns::Turns,
+};
 use crate::{lifecycle, wire::JobId};
 
 /// A request for one job, which the server holds for 30 s; every 5 s it says that it still does.
 const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
-/// After two of those are missing the request is taken for lost.
+/// A request for a job that is there already.
+const LOOK: &str = r#"{"batch":1,"no_wait":true}"#;
+/// After two heartbeats are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
 /// How long a slot that closes listens for what was on its way.
@@ -38,10 +47,11 @@ pub struct Puller {
     queue: String,
     inbox: String,
     replies: Subscriber,
-    /// The classes this node takes jobs of.
-    classes: watch::Receiver<BTreeSet<String>>,
-    /// When the request that the server holds for each class was last heard of. It holds at most one.
-    heard: BTreeMap<String, Instant>,
+    /// The lanes this node takes jobs from.
+    lanes: watch::Receiver<BTreeSet<Lane>>,
+    turns: Turns,
+    /// When the request that the server holds for each lane was last heard of. It holds at most one.
+    heard: BTreeMap<Lane, Instant>,
 }
 
 /// A job as it came from the queue.
@@ -56,41 +66,84 @@ pub struct Delivery {
 }
 
 impl Puller {
-    /// Listens for what `queue` sends to this slot, of these classes.
+    /// Listens for what `queue` sends to this slot, from these lanes.
     pub async fn new(
         context: &Context,
         queue: &str,
-        classes: watch::Receiver<BTreeSet<String>>,
+        lanes: watch::Receiver<BTreeSet<Lane>>,
     ) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
         let (context, queue) = (context.clone(), queue.to_owned());
-        Ok(Puller { context, queue, inbox, replies, classes, heard: BTreeMap::new() })
+        Ok(Puller { context, queue, inbox, replies, lanes, turns: Turns::default(), heard: BTreeMap::new() })
     }
 
     /// Waits for the next job. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Delivery, QueueError> {
         loop {
-            self.ask_where_due().await?;
-            let silent = self.heard.values().min().map_or_else(Instant::now, |heard| *heard) + SILENT;
-            let reply = tokio::select! {
-                reply = self.replies.next() => reply,
-                // A class was added: ask for its jobs as well.
-                Ok(()) = self.classes.changed() => continue,
-                () = sleep_until(silent) => {
-                    self.start_over().await?;
-                    continue;
+            let lanes: Vec<Lane> = self.lanes.borrow_and_update().iter().cloned().collect();
+            let order = self.turns.order(&lanes);
+            for lane in &order {
+                // One lane alone need not be looked into before a request is left there.
+                if order.len() > 1
+                    && !self.heard.contains_key(lane)
+                    && let Some(delivery) = self.look(lane).await?
+                {
+                    return Ok(delivery);
                 }
-            };
-            let Some(reply) = reply else { return Err(unavailable("the connection was closed".into())) };
-            match self.sort(reply) {
-                Reply::Job(delivery) => return Ok(*delivery),
-                Reply::Status => {}
-                Reply::Failed(reason) => return Err(unavailable(reason)),
+                self.ask(lane, REQUEST).await?;
+            }
+            if let Some(delivery) = self.wait().await? {
+                return Ok(delivery);
             }
         }
     }
 
-    /// Hands back at once what comes while the slot is taken: with more than one class, the server
+    /// A job that waits in this lane, or what came from another one meanwhile; `None` if there is none.
+    async fn look(&mut self, lane: &Lane) -> Result<Option<Delivery>, QueueError> {
+        self.ask(lane, LOOK).await?;
+        let until = Instant::now() + SILENT;
+        while self.heard.contains_key(lane) {
+            let Ok(reply) = timeout_at(until, self.replies.next()).await else {
+                self.start_over().await?;
+                return Ok(None);
+            };
+            if let Some(delivery) = self.take(reply)? {
+                return Ok(Some(delivery));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for a job; `None` if there is something to ask for first.
+    async fn wait(&mut self) -> Result<Option<Delivery>, QueueError> {
+        let asked = self.heard.len();
+        while self.heard.len() == asked {
+            let silent = self.heard.values().min().map_or_else(Instant::now, |heard| *heard) + SILENT;
+            let reply = tokio::select! {
+                reply = self.replies.next() => reply,
+                // A lane was added: ask for its jobs as well.
+                Ok(()) = self.lanes.changed() => return Ok(None),
+                () = sleep_until(silent) => {
+                    self.start_over().await?;
+                    return Ok(None);
+                }
+            };
+            if let Some(delivery) = self.take(reply)? {
+                return Ok(Some(delivery));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, reply: Option<Message>) -> Result<Option<Delivery>, QueueError> {
+        match self.sort(reply.ok_or_else(|| unavailable("the connection was closed".into()))?) {
+            Reply::Job(delivery) => Ok(Some(*delivery)),
+            Reply::Status => Ok(None),
+            Reply::Failed(reason) => Err(unavailable(reason)),
+        }
+    }
+
+    /// Hands back at once what comes while the slot is taken: with more than one lane, the server
     /// still holds the requests for the others. Never ends.
     pub async fn hand_back_excess(&mut self) {
         while let Some(reply) = self.replies.next().await {
@@ -123,44 +176,42 @@ impl Puller {
         }
     }
 
-    /// Asks for a job of each class for which the server holds no request.
-    async fn ask_where_due(&mut self) -> Result<(), QueueError> {
-        let classes = self.classes.borrow_and_update().clone();
-        for class in classes {
-            if self.heard.contains_key(&class) {
-                continue;
-            }
-            let subject =
-                format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names::queue_stream(&self.queue), names::consumer(&class));
-            let reply = format!("{}.{class}", self.inbox);
-            let sent = self.context.client().publish_with_reply(subject, reply, REQUEST.into()).await;
-            sent.map_err(|error| unavailable(error.to_string()))?;
-            self.heard.insert(class, Instant::now());
+    /// Asks for a job of this lane, if the server holds no request for it.
+    async fn ask(&mut self, lane: &Lane, request: &'static str) -> Result<(), QueueError> {
+        if self.heard.contains_key(lane) {
+            return Ok(());
         }
+        let (stream, consumer) = (names::queue_stream(&self.queue), lane.consumer());
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        let reply = format!("{}.{consumer}", self.inbox);
+        let sent = self.context.client().publish_with_reply(subject, reply, request.into()).await;
+        sent.map_err(|error| unavailable(error.to_string()))?;
+        self.heard.insert(lane.clone(), Instant::now());
         Ok(())
     }
 
     fn sort(&mut self, reply: Message) -> Reply {
         if let Some(status) = reply.status {
             // What the server says of a request it says where its jobs would go.
-            let class = reply.subject.rsplit('.').next().unwrap_or_default().to_owned();
+            let consumer = reply.subject.rsplit('.').next().unwrap_or_default();
+            let lane = self.heard.keys().find(|lane| lane.consumer() == consumer).cloned();
             let reason = reply.description.as_deref().unwrap_or("there is no such queue");
             return match status {
                 StatusCode::IDLE_HEARTBEAT => {
-                    self.heard.insert(class, Instant::now());
+                    self.heard.extend(lane.map(|lane| (lane, Instant::now())));
                     Reply::Status
                 }
                 // The consumer or its stream is gone; anything else is a request that ended.
                 StatusCode::NO_RESPONDERS => Reply::Failed(reason.to_owned()),
                 _ if reason.to_lowercase().contains("deleted") => Reply::Failed(reason.to_owned()),
                 _ => {
-                    self.heard.remove(&class);
+                    lane.map(|lane| self.heard.remove(&lane));
                     Reply::Status
                 }
             };
         }
-        if let Some(class) = names::class_of_lane(&reply.subject) {
-            self.heard.remove(class);
+        if let Some(lane) = Lane::of_subject(&reply.subject) {
+            self.heard.remove(&lane);
         }
         let message = jetstream::Message { message: reply, context: self.context.clone() };
         let Ok(info) = message.info() else { return Reply::Status };
@@ -170,7 +221,7 @@ impl Puller {
     }
 }
 
-/// Everything below the inbox: each class answers on a word of its own.
+/// Everything below the inbox: each lane answers on a word of its own.
 async fn listen(context: &Context) -> Result<(String, Subscriber), QueueError> {
     let client = context.client();
     let inbox = client.new_inbox();

@@ -151,12 +151,8 @@ pub async fn depth(broker: &Broker, queue: &str) -> Result<Depth, QueueError> {
     while let Some(consumer) = consumers.try_next().await.map_err(|error| unavailable(error.to_string()))? {
         running += consumer.num_ack_pending as u64;
     }
-    let lanes = stream.info_with_subjects(names::queue_all(queue)).await;
-    let mut lanes = lanes.map_err(|error| unavailable(error.to_string()))?;
-    let mut in_lanes = 0;
-    while let Some((_, jobs)) = lanes.try_next().await.map_err(|error| unavailable(error.to_string()))? {
-        in_lanes += jobs as u64;
-    }
+    let lanes = setup::lanes(&broker.jetstream, queue).await.map_err(|error| unavailable(error.to_string()))?;
+    let in_lanes: u64 = lanes.values().map(|jobs| *jobs as u64).sum();
     let later = stream.cached_info().state.messages.saturating_sub(in_lanes);
     Ok(Depth { waiting: in_lanes.saturating_sub(running), running, later })
 }

@@ -3,7 +3,7 @@
 //! Everything looks first and creates only what is missing: a node's credentials may not be allowed
 //! to create streams.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream::{
     Context,
@@ -14,8 +14,7 @@ use async_nats::jetstream::{
 };
 use futures_util::TryStreamExt;
 
-use super::names;
-use crate::wire::class;
+use super::names::{self, Lane};
 
 /// How long a cancel is remembered: longer than a job may wait unseen by the nodes.
 const CANCELS_KEPT: Duration = Duration::from_secs(7 * 86_400);
@@ -32,8 +31,8 @@ const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// Values that a name had.
 const NAME_HISTORY: i64 = 16;
-/// How long the consumer of a class stays of which no node asks for jobs.
-const CLASS_KEPT: Duration = Duration::from_secs(86_400);
+/// How long the consumer of a lane stays from which no node asks for jobs.
+const LANE_KEPT: Duration = Duration::from_secs(86_400);
 /// Messages out at nodes, and requests of slots, at the same time; slots bound both long before.
 const DELIVERED_MAX: i64 = 100_000;
 
@@ -108,26 +107,26 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         ..kept_on_disk()
     };
     ensure_stream(jetstream, config).await?;
-    ensure_class(jetstream, queue, class::ANY, lease).await
+    ensure_lane(jetstream, queue, &Lane::usual(), lease).await
 }
 
-/// Makes the consumer of one class of a queue, which nodes share.
-pub async fn ensure_class(
+/// Makes the consumer of one lane of a queue, which nodes share.
+pub async fn ensure_lane(
     jetstream: &Context,
     queue: &str,
-    class: &str,
+    lane: &Lane,
     lease: Duration,
 ) -> Result<PullConsumer, SetupError> {
-    let (stream, consumer) = (names::queue_stream(queue), names::consumer(class));
+    let (stream, consumer) = (names::queue_stream(queue), lane.consumer());
     let failed = |reason: String| SetupError { kind: "consumer", name: format!("{stream}/{consumer}"), reason };
     if let Ok(consumer) = jetstream.get_consumer_from_stream(&consumer, &stream).await {
         return Ok(consumer);
     }
     let config = pull::Config {
         durable_name: Some(consumer.clone()),
-        // Anybody can publish under a new class; what nobody asks for any more goes by itself.
-        inactive_threshold: if class == class::ANY { Duration::ZERO } else { CLASS_KEPT },
-        filter_subject: names::lanes(queue, class),
+        // Anybody can publish in a new lane; what nobody asks for any more goes by itself.
+        inactive_threshold: if *lane == Lane::usual() { Duration::ZERO } else { LANE_KEPT },
+        filter_subject: lane.subject(queue),
         ack_policy: AckPolicy::Explicit,
         ack_wait: lease,
         max_deliver: -1,
@@ -138,18 +137,18 @@ pub async fn ensure_class(
     jetstream.create_consumer_on_stream(config, &stream).await.map_err(|error| failed(error.to_string()))
 }
 
-/// The classes of `queue` in which jobs wait.
-pub async fn classes(jetstream: &Context, queue: &str) -> Result<BTreeSet<String>, SetupError> {
-    let failed = |reason: String| SetupError { kind: "list of classes of", name: queue.into(), reason };
+/// The lanes of `queue` in which jobs wait, and how many; those that a node has count as well.
+pub async fn lanes(jetstream: &Context, queue: &str) -> Result<BTreeMap<Lane, usize>, SetupError> {
+    let failed = |reason: String| SetupError { kind: "list of lanes of", name: queue.into(), reason };
     let stream = jetstream.get_stream_no_info(names::queue_stream(queue)).await;
     let stream = stream.map_err(|error| failed(error.to_string()))?;
     let mut subjects =
         stream.info_with_subjects(names::queue_all(queue)).await.map_err(|error| failed(error.to_string()))?;
-    let mut classes = BTreeSet::new();
-    while let Some((subject, _)) = subjects.try_next().await.map_err(|error| failed(error.to_string()))? {
-        classes.extend(names::class_of_lane(&subject).map(str::to_owned));
+    let mut lanes = BTreeMap::new();
+    while let Some((subject, jobs)) = subjects.try_next().await.map_err(|error| failed(error.to_string()))? {
+        lanes.extend(Lane::of_subject(&subject).map(|lane| (lane, jobs)));
     }
-    Ok(classes)
+    Ok(lanes)
 }
 
 /// The queues there are.

@@ -319,6 +319,9 @@ impl JobSpec {
         if !is_queue_name(&self.queue) {
             return wrong("queue", format!("`{}` is no queue name: 1 to 32 of a-z, 0-9 and -", self.queue));
         }
+        if self.priority > 9 {
+            return wrong("priority", format!("0 to 9 are possible, not {}", self.priority));
+        }
         if !(RESULT_TTL_MS_MIN..=RESULT_TTL_MS_MAX).contains(&self.result_ttl_ms) {
             return wrong("result_ttl_ms", format!("{RESULT_TTL_MS_MIN} to {RESULT_TTL_MS_MAX} are possible"));
         }
@@ -407,11 +410,9 @@ impl JobSpec {
 
     /// Refuses what the contract has and this version has not.
     fn check_available(&self) -> Result<(), SpecError> {
-        let unavailable =
-            [("priority", self.priority != default_priority()), ("input.job", matches!(self.input, Input::Job(_)))];
-        match unavailable.iter().find(|(_, asked)| *asked) {
-            Some((field, _)) => Err(SpecError::NotYet { field }),
-            None => Ok(()),
+        match self.input {
+            Input::Job(_) => Err(SpecError::NotYet { field: "input.job" }),
+            _ => Ok(()),
         }
     }
 
@@ -509,7 +510,7 @@ mod tests {
             (r#","at":"tomorrow""#, "tomorrow"),
             (r#","at":"9999-01-01T00:00:00Z""#, "ten years"),
             (r#","expires_ms":0"#, "expires_ms"),
-            (r#","priority":9"#, "priority"),
+            (r#","priority":10"#, "priority"),
             (r#","labels":{"gpu":"a b"}"#, "labels"),
             (r#","grants":["disk=1"]"#, "disk"),
             (r#","grants":["jobs=1","jobs=2"]"#, "jobs"),

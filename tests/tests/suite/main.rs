@@ -14,6 +14,7 @@ mod inspect;
 mod layers;
 mod network;
 mod nodes;
+mod priorities;
 mod retries;
 mod run;
 mod sandbox;
