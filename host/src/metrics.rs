@@ -46,6 +46,8 @@ pub struct Metrics {
     pub handed_back: IntCounter,
     /// Bytes of job logs that were over a job's allowance.
     pub log_bytes_dropped: IntCounter,
+    /// What advisories and hand-overs missed and was put right, by kind.
+    pub reconciled: IntCounterVec,
     /// 1 while NATS is connected.
     pub nats_connected: IntGauge,
     /// Connections to NATS that were lost and made again.
@@ -114,6 +116,12 @@ impl Metrics {
             redeliveries: counter(&r, "redeliveries_total", "Deliveries of a message that had been delivered before."),
             handed_back: counter(&r, "handed_back_total", "Deliveries given back because no slot or memory was free."),
             log_bytes_dropped: counter(&r, "log_bytes_dropped_total", "Bytes of job logs over a job's allowance."),
+            reconciled: counter_vec(
+                &r,
+                "reconciled_total",
+                "What was found amiss by looking, and put right.",
+                &["kind"],
+            ),
             nats_connected: gauge(&r, "nats_connected", "1 while NATS is connected."),
             nats_reconnects: counter(&r, "nats_reconnects_total", "Connections to NATS that were lost and made again."),
             registry: r,

@@ -36,6 +36,7 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
     queue::{Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
+    ticks,
     wire::timestamp,
     worker::{MIB, Worker},
 };
@@ -147,6 +148,7 @@ impl Node {
     /// within the drain time, hands back the others. A cancel of `hurry` ends the waiting.
     pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
         let worker = self.worker.clone();
+        let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
         let _small = memory::keep_small();
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());

@@ -20,6 +20,7 @@ mod ps;
 mod push;
 mod render;
 mod run;
+mod schedule;
 mod secret;
 mod sign;
 mod status;
@@ -111,6 +112,9 @@ enum Command {
     /// Look at jobs that were given up on, have them again or forget them
     #[command(subcommand)]
     Dead(again::DeadCommand),
+    /// Have jobs recur
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Show nodes, queues and recent failures at a glance
     Status,
     /// List nodes, and let other machines join
@@ -209,6 +213,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Cancel(args) => cancel::cancel(&global, args).await,
         Command::Retry(args) => again::retry(&global, args).await,
         Command::Dead(command) => again::dead(&global, command).await,
+        Command::Schedule(command) => schedule::schedule(&global, command).await,
         Command::Status => status::status(&global).await,
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,

@@ -51,7 +51,9 @@ pub(crate) struct SubmitArgs {
 pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, CliError> {
     let started = Instant::now();
     let cluster = Cluster::connect(global).await?;
-    let spec = spec(&cluster, &args).await?;
+    let mut spec = spec(&cluster, &args.job, &args.placement).await?;
+    spec.at = args.start.time();
+    spec.check()?;
     let ids: Vec<JobId> = std::iter::once(spec.id).chain((1..args.repeat).map(|_| new_job_id())).collect();
     let waiter = match args.wait {
         true => Some(Waiter::start(&cluster.broker, ids.clone()).await?),
@@ -72,17 +74,17 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
     Ok(exit)
 }
 
-async fn spec(cluster: &Cluster, args: &SubmitArgs) -> Result<JobSpec, CliError> {
-    let (given, limits) = args.job.limits(&cluster.config)?;
-    let input = args.job.input(limits.input)?;
-    let mut spec = args.job.spec(&Offers::of(&cluster.config))?;
-    args.placement.put_into(&mut spec)?;
-    spec.at = args.start.time();
+/// The spec that flags describe, with its component and input where nodes find them.
+pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &PlacementArgs) -> Result<JobSpec, CliError> {
+    let (given, limits) = job.limits(&cluster.config)?;
+    let input = job.input(limits.input)?;
+    let mut spec = job.spec(&Offers::of(&cluster.config))?;
+    placement.put_into(&mut spec)?;
     spec.limits = given;
     place(cluster, &mut spec).await?;
     check_memory(cluster, &spec, &limits).await?;
     spec.check()?;
-    spec.component = cluster.component(&args.job.component).await?.to_string();
+    spec.component = cluster.component(&job.component).await?.to_string();
     spec.input = if input.size() > INLINE_BYTES_MAX {
         upload(&*cluster.artifacts().await?, &input, "uploading the input").await?;
         Input::Artifact(input.digest())

@@ -7,6 +7,7 @@ mod direct;
 mod logs;
 pub mod names;
 mod pull;
+mod schedules;
 mod search;
 mod setup;
 mod turns;
@@ -27,6 +28,7 @@ use time::OffsetDateTime;
 
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
+pub use schedules::{Kept, Tick};
 pub use search::{Depth, depth, find_queued, list_events, list_queued};
 pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 

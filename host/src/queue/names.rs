@@ -23,6 +23,17 @@ pub const CANCELS: &str = "wj_cancel";
 pub const CANCEL_ALL: &str = "wj.ctl.cancel.*";
 /// Bucket of component names and named outputs, with history.
 pub const NAMES: &str = "wj_names";
+/// Bucket of schedules and their pasts.
+pub const SCHEDULES: &str = "wj_schedules";
+/// Stream of ticks: those that wait, on `tick_waiting(schedule)`, and those that have come, on
+/// `tick_due(schedule)`.
+pub const TICKS: &str = "WJ_TICKS";
+/// All ticks that have come.
+pub const TICKS_DUE: &str = "wj.tick.due.*";
+/// All ticks that wait.
+pub const TICKS_WAITING: &str = "wj.tick.at.*";
+/// The consumer of ticks that have come, which nodes share.
+pub const TICK_CONSUMER: &str = "due";
 /// Bucket of nodes; an entry lives as long as its node beats.
 pub const NODES: &str = "wj_nodes";
 /// Where nodes hear that a queue has a lane it had not before.
@@ -48,6 +59,31 @@ pub fn waiting(queue: &str, job: JobId) -> String {
 /// All jobs of a queue that wait for a time.
 pub fn waiting_all(queue: &str) -> String {
     format!("wj.at.{queue}.*")
+}
+
+/// Where the next tick of a schedule waits.
+pub fn tick_waiting(schedule: &str) -> String {
+    format!("wj.tick.at.{schedule}")
+}
+
+/// Where a tick of a schedule goes when it is due.
+pub fn tick_due(schedule: &str) -> String {
+    format!("wj.tick.due.{schedule}")
+}
+
+/// The key of a schedule's definition.
+pub fn schedule_key(schedule: &str) -> String {
+    format!("def.{schedule}")
+}
+
+/// The schedule that a key defines.
+pub fn schedule_of_key(key: &str) -> Option<&str> {
+    key.strip_prefix("def.")
+}
+
+/// The key of a schedule's past.
+pub fn history_key(schedule: &str) -> String {
+    format!("state.{schedule}")
 }
 
 /// Header with the number of the first attempt that a message is for; without it that is 1.

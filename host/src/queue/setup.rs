@@ -29,6 +29,8 @@ const LOG_MESSAGES_MAX: i64 = 10_000;
 const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 /// Window in which a job that is published twice under one id is stored once.
 const DUPLICATES: Duration = Duration::from_secs(120);
+/// How long a node may take for a tick before another one gets it.
+const TICK_LEASE: Duration = Duration::from_secs(30);
 /// Values that a name had.
 const NAME_HISTORY: i64 = 16;
 /// How long the consumer of a lane stays from which no node asks for jobs.
@@ -67,12 +69,48 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
     };
     ensure_stream(jetstream, events).await?;
     ensure_logs(jetstream).await?;
-    for (bucket, history, max_age) in
-        [(names::CANCELS, 1, CANCELS_KEPT), (names::NAMES, NAME_HISTORY, Duration::ZERO), (names::NODES, 1, NODE_GONE)]
-    {
+    ensure_ticks(jetstream).await?;
+    for (bucket, history, max_age) in [
+        (names::CANCELS, 1, CANCELS_KEPT),
+        (names::NAMES, NAME_HISTORY, Duration::ZERO),
+        (names::NODES, 1, NODE_GONE),
+        (names::SCHEDULES, 1, Duration::ZERO),
+    ] {
         ensure_bucket(jetstream, bucket, history, max_age).await?;
     }
     Ok(())
+}
+
+async fn ensure_ticks(jetstream: &Context) -> Result<(), SetupError> {
+    let ticks = Config {
+        name: names::TICKS.into(),
+        subjects: vec![names::TICKS_DUE.into(), names::TICKS_WAITING.into()],
+        retention: RetentionPolicy::WorkQueue,
+        // A schedule has one next tick: another one replaces it.
+        max_messages_per_subject: 1,
+        allow_message_schedules: true,
+        allow_direct: true,
+        ..kept_on_disk()
+    };
+    ensure_stream(jetstream, ticks).await?;
+    let failed = |reason: String| SetupError {
+        kind: "consumer",
+        name: format!("{}/{}", names::TICKS, names::TICK_CONSUMER),
+        reason,
+    };
+    let found: Result<PullConsumer, _> = jetstream.get_consumer_from_stream(names::TICK_CONSUMER, names::TICKS).await;
+    if found.is_ok() {
+        return Ok(());
+    }
+    let config = pull::Config {
+        durable_name: Some(names::TICK_CONSUMER.into()),
+        filter_subject: names::TICKS_DUE.into(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: TICK_LEASE,
+        max_deliver: -1,
+        ..pull::Config::default()
+    };
+    jetstream.create_consumer_on_stream(config, names::TICKS).await.map(drop).map_err(|error| failed(error.to_string()))
 }
 
 async fn ensure_logs(jetstream: &Context) -> Result<(), SetupError> {

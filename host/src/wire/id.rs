@@ -31,6 +31,15 @@ impl JobId {
         JobId(Ulid::from_parts(self.0.timestamp_ms(), u128::from_be_bytes(random)))
     }
 
+    /// The id of the job of a schedule's tick: the same whoever handles it.
+    pub fn of_tick(schedule: &str, millis: i64) -> JobId {
+        let mut hasher = blake3::Hasher::new_derive_key("wasmjob id of a tick, version 1");
+        let hash = hasher.update(schedule.as_bytes()).update(&millis.to_le_bytes()).finalize();
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&hash.as_bytes()[..10]);
+        JobId(Ulid::from_parts(u64::try_from(millis).unwrap_or_default(), u128::from_be_bytes(random)))
+    }
+
     /// When the job was submitted, by the submitter's clock. `None` for a time out of range.
     pub fn submitted(self) -> Option<OffsetDateTime> {
         let nanos = i128::from(self.0.timestamp_ms()) * 1_000_000;

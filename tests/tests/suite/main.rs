@@ -18,6 +18,7 @@ mod priorities;
 mod retries;
 mod run;
 mod sandbox;
+mod schedules;
 mod server;
 mod signatures;
 mod wasi;

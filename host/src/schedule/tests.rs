@@ -1,0 +1,165 @@
+use super::*;
+use crate::wire::new_job_id;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// The times of a pattern in Berlin after a moment, as its clocks show them.
+fn berlin(pattern: &str, after: &str, count: usize) -> Vec<String> {
+    let calendar = Calendar::cron(pattern, "Europe/Berlin").unwrap();
+    let mut moment = at(after);
+    let next = std::iter::repeat_with(|| {
+        moment = calendar.after(moment).unwrap().unwrap();
+        moment.to_zoned(zone("Europe/Berlin").unwrap()).strftime("%d %H:%M %:z").to_string()
+    });
+    next.take(count).collect()
+}
+
+fn schedule(when: When) -> Schedule {
+    Schedule {
+        v: 1,
+        name: "nightly".into(),
+        when,
+        overlap: Overlap::Skip,
+        missed: Missed::Last,
+        jitter_ms: 0,
+        paused: false,
+        since: at("2026-01-01T00:00:00Z"),
+        job: JobSpec::new(new_job_id(), "x"),
+    }
+}
+
+fn hourly() -> Schedule {
+    schedule(When::Cron { pattern: "0 * * * *".into(), tz: "UTC".into() })
+}
+
+#[test]
+fn a_time_of_day_that_does_not_exist_is_the_first_moment_that_does() {
+    // On 29 March 2026 clocks go from 2:00 to 3:00.
+    assert_eq!(
+        berlin("30 2 * * *", "2026-03-27T12:00:00Z", 3),
+        ["28 02:30 +01:00", "29 03:00 +02:00", "30 02:30 +02:00"]
+    );
+    assert_eq!(berlin("0 3 * * *", "2026-03-28T12:00:00Z", 2), ["29 03:00 +02:00", "30 03:00 +02:00"]);
+}
+
+#[test]
+fn what_recurs_within_the_hours_leaves_out_times_that_do_not_exist() {
+    assert_eq!(
+        berlin("*/30 * * * *", "2026-03-29T00:30:00Z", 3),
+        ["29 03:00 +02:00", "29 03:30 +02:00", "29 04:00 +02:00"]
+    );
+    assert_eq!(berlin("30 2,14 * * *", "2026-03-28T14:00:00Z", 2), ["29 14:30 +02:00", "30 02:30 +02:00"]);
+}
+
+#[test]
+fn a_time_of_day_that_comes_twice_is_the_first_of_the_two() {
+    // On 25 October 2026 clocks go from 3:00 back to 2:00.
+    assert_eq!(berlin("30 2 * * *", "2026-10-24T12:00:00Z", 2), ["25 02:30 +02:00", "26 02:30 +01:00"]);
+}
+
+#[test]
+fn what_recurs_within_the_hours_goes_on_through_both() {
+    assert_eq!(
+        berlin("*/30 * * * *", "2026-10-24T23:45:00Z", 6),
+        [
+            "25 02:00 +02:00",
+            "25 02:30 +02:00",
+            "25 02:00 +01:00",
+            "25 02:30 +01:00",
+            "25 03:00 +01:00",
+            "25 03:30 +01:00"
+        ]
+    );
+}
+
+#[test]
+fn days_that_are_rare_are_found_and_days_that_never_come_refused() {
+    assert_eq!(berlin("0 0 29 2 *", "2026-01-01T00:00:00Z", 1), ["29 00:00 +01:00"]);
+    for (pattern, named) in [
+        ("0 0 30 2 *", "never comes"),
+        ("61 * * * *", "61 * * * *"),
+        ("* * * *", "* * * *"),
+        ("soon", "soon"),
+        ("", "no cron pattern"),
+    ] {
+        let error = Calendar::cron(pattern, "UTC").unwrap_err().to_string();
+        assert!(error.contains(named), "{pattern}: {error}");
+    }
+    assert!(Calendar::cron("0 0 * * *", "Europe/Berlln").unwrap_err().to_string().contains("Europe/Berlln"));
+    assert!(Calendar::every(Duration::from_millis(10), at("2026-01-01T00:00:00Z")).is_err());
+}
+
+#[test]
+fn intervals_are_counted_from_where_they_began() {
+    let since = at("2026-01-01T00:00:00Z");
+    let calendar = Calendar::every(Duration::from_secs(900), since).unwrap();
+    assert_eq!(calendar.after(since).unwrap(), Some(at("2026-01-01T00:15:00Z")));
+    assert_eq!(calendar.after(at("2026-01-01T00:15:00Z")).unwrap(), Some(at("2026-01-01T00:30:00Z")));
+    assert_eq!(calendar.after(at("2025-06-01T00:00:00Z")).unwrap(), Some(at("2026-01-01T00:15:00Z")));
+    let (last, passed) = calendar.last_until(at("2026-01-01T00:15:00Z"), at("2026-01-01T01:20:00Z")).unwrap();
+    assert_eq!((last, passed), (at("2026-01-01T01:15:00Z"), 4));
+}
+
+#[test]
+fn a_tick_in_time_runs_its_job_and_the_next_one_waits() {
+    let due = at("2026-05-05T10:00:00Z");
+    for now in [due, at("2026-05-05T10:00:30Z"), at("2026-05-05T09:57:00Z")] {
+        let decision = hourly().on_tick(due, now, Some(State::Succeeded)).unwrap();
+        let next = Some(at("2026-05-05T11:00:00Z"));
+        assert_eq!(decision, Decision { run: Some(due), replace: false, skipped: None, missed: 0, next });
+    }
+}
+
+#[test]
+fn after_an_outage_ticks_are_left_out_or_made_up_for_as_was_asked() {
+    let (due, now) = (at("2026-05-05T10:00:00Z"), at("2026-05-05T13:30:00Z"));
+    let decide = |missed, due| Schedule { missed, ..hourly() }.on_tick(due, now, None).unwrap();
+    let skip = decide(Missed::Skip, due);
+    assert_eq!((skip.run, skip.missed, skip.next), (None, 4, Some(at("2026-05-05T14:00:00Z"))));
+    let last = decide(Missed::Last, due);
+    assert_eq!((last.run, last.missed), (Some(at("2026-05-05T13:00:00Z")), 3));
+    assert_eq!(last.next, Some(at("2026-05-05T14:00:00Z")));
+    // Each in its turn: the next one is due at once.
+    let mut tick = due;
+    let mut run = Vec::new();
+    while tick <= now {
+        let decision = decide(Missed::All, tick);
+        run.extend(decision.run);
+        tick = decision.next.unwrap();
+    }
+    assert_eq!(run.len(), 4);
+    assert!(run.is_sorted() && tick == at("2026-05-05T14:00:00Z"));
+}
+
+#[test]
+fn a_job_that_has_not_ended_is_waited_for_joined_or_replaced() {
+    let due = at("2026-05-05T10:00:00Z");
+    let decide = |overlap| Schedule { overlap, ..hourly() }.on_tick(due, due, Some(State::Running)).unwrap();
+    let skip = decide(Overlap::Skip);
+    assert!(skip.run.is_none() && skip.skipped.is_some() && skip.next.is_some());
+    assert_eq!((decide(Overlap::Queue).run, decide(Overlap::Queue).replace), (Some(due), false));
+    assert_eq!((decide(Overlap::Replace).run, decide(Overlap::Replace).replace), (Some(due), true));
+}
+
+#[test]
+fn a_tick_has_the_same_job_whoever_handles_it() {
+    let schedule = Schedule { jitter_ms: 600_000, ..hourly() };
+    let tick = at("2026-05-05T10:00:00Z");
+    let job = schedule.job_at(tick);
+    assert_eq!(job, schedule.job_at(tick));
+    let start = at(job.at.as_deref().unwrap());
+    assert!(start >= tick && start <= at("2026-05-05T10:10:00Z"));
+    assert_ne!(job.id, schedule.job_at(at("2026-05-05T11:00:00Z")).id);
+    assert_ne!(job.id, Schedule { name: "other".into(), ..schedule }.job_at(tick).id);
+}
+
+#[test]
+fn a_definition_reads_back_from_its_json() {
+    for when in [When::EveryMs(1_000), When::Cron { pattern: "0 3 * * *".into(), tz: "Europe/Berlin".into() }] {
+        let schedule = schedule(when);
+        let text = serde_json::to_string(&schedule).unwrap();
+        assert_eq!(serde_json::from_str::<Schedule>(&text).unwrap(), schedule, "{text}");
+    }
+}
