@@ -43,6 +43,7 @@ pub(crate) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, CliErr
 
 async fn follow(global: &Global, cluster: &Cluster, job: JobId) -> Result<Exit, CliError> {
     let mut pieces = LogReader::follow(&cluster.broker.jetstream, job).await?;
+    let mut ended = false;
     loop {
         match timeout(QUIET, pieces.next()).await {
             Ok(Some(lines)) if global.json => {
@@ -52,12 +53,11 @@ async fn follow(global: &Global, cluster: &Cluster, job: JobId) -> Result<Exit, 
             }
             Ok(Some(lines)) => print(&lines)?,
             Ok(None) => return Ok(Exit::Done),
+            // The job had ended before, and nothing has come since.
+            Err(_) if ended => return Ok(Exit::Done),
             Err(_) => {
-                // Nothing for a while. If the job has ended, that was all.
-                let ended = cluster.broker.event(job).await;
-                if ended.is_ok_and(|stored| stored.is_some_and(|stored| stored.report.state.is_terminal())) {
-                    return Ok(Exit::Done);
-                }
+                let stored = cluster.broker.event(job).await;
+                ended = stored.is_ok_and(|stored| stored.is_some_and(|stored| stored.report.state.is_terminal()));
             }
         }
     }
