@@ -78,6 +78,8 @@ pub struct Worker {
     pub defaults: Limits,
     /// The highest limits jobs may set.
     pub maximum: Limits,
+    /// Say that jobs succeeded without calling a guest.
+    pub skip_guests: bool,
     /// Pull no more.
     pub draining: CancellationToken,
     /// Hand back what still runs.

@@ -4,6 +4,7 @@
 
 mod again;
 mod artifact;
+mod bench;
 mod cancel;
 mod common;
 mod config;
@@ -126,6 +127,8 @@ enum Command {
     /// Keep values that jobs on this machine may be given: keys and passwords
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    /// Measure how fast jobs go on this machine, with a server and a node of its own
+    Bench(bench::BenchArgs),
     /// Print the configuration in force and where each value comes from
     Config,
     /// Become a program that ends when PARENT does
@@ -218,6 +221,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,
         Command::Secret(command) => secret::secret(&global, command),
+        Command::Bench(args) => bench::bench(&global, args).await,
         Command::Config => config::config(&global),
         Command::ExecChild { .. } | Command::CompileWorker { .. } => Ok(Exit::Done),
     }

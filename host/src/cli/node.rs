@@ -21,6 +21,9 @@ Example: wasmjob node --nats tls://nats.example.org:4222 --creds node.creds --sl
 pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) own: NodeFlags,
+    /// For `wasmjob bench`: say of every job that it succeeded, and call no guest
+    #[arg(long, hide = true)]
+    without_guests: bool,
 }
 
 /// What a node is like; `up` has the same flags for its own node.
@@ -80,7 +83,10 @@ pub(crate) async fn node(global: &Global, args: NodeArgs) -> Result<Exit, CliErr
         config.node.name.clone_from(name);
     }
     telemetry::init(&config.log).map_err(CliError::usage)?;
-    let node = Node::prepare(&config, &endpoint).await?;
+    let mut node = Node::prepare(&config, &endpoint).await?;
+    if args.without_guests {
+        node.skip_guests();
+    }
     if !node.server_asks_for_credentials() {
         render::talk(
             "warning: this NATS server asks for no credentials: whoever reaches it can run jobs and read results",

@@ -1,10 +1,13 @@
 //! The job spec: what is asked for, as a message that any NATS client can publish.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use wasmjob_runtime::{
@@ -86,6 +89,35 @@ pub struct JobSpec {
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
 const LATER: [&str; 7] = ["dedupe_key", "concurrency", "array", "reduce", "after", "after_policy", "memo"];
+
+/// The fields of a spec, each there once: who reads the first of two and who reads the last would see
+/// different jobs.
+struct Fields(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.contains_key(&name) {
+                        return Err(de::Error::custom(format!("`{name}` is there twice")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Visit)
+    }
+}
 
 /// A job that does the same in every run: virtual clocks, and random numbers of a seed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,7 +331,7 @@ impl JobSpec {
             return Err(SpecError::Malformed { reason });
         }
         let malformed = |error: serde_json::Error| SpecError::Malformed { reason: error.to_string() };
-        let mut fields: Map<String, Value> = serde_json::from_slice(message).map_err(malformed)?;
+        let Fields(mut fields) = serde_json::from_slice(message).map_err(malformed)?;
         for field in LATER {
             if fields.remove(field).is_some_and(|value| asks_for_something(field, &value)) {
                 return Err(SpecError::NotYet { field });
@@ -499,6 +531,7 @@ mod tests {
     fn what_is_wrong_with_a_spec_is_named() {
         for (rest, named) in [
             (r#","colour":1"#, "colour"),
+            (r#","queue":"a","queue":"b""#, "twice"),
             (r#","queue":"Default""#, "queue"),
             (r#","env":{"A=B":"1"}"#, "A=B"),
             (r#","input":{"base64":"!"}"#, "base64"),

@@ -57,6 +57,9 @@ impl Worker {
             log: self.logs.of_attempt(spec.id, number),
             signals,
         };
+        if self.skip_guests {
+            return AttemptReport::unstarted(Outcome::ok());
+        }
         let mut report = self.sandbox.start(attempt, release).report().await;
         report.usage.compile_ms = millis(compiled);
         report

@@ -1,0 +1,127 @@
+//! Jobs that do nothing: many at once, and one after the other.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::time::timeout;
+
+use super::machine::Rig;
+use crate::{
+    cli::CliError,
+    queue::{Broker, names},
+    wire::{JobId, JobSpec, Report, State, new_job_id},
+};
+
+/// Jobs that are published before the first of them is acknowledged.
+const IN_FLIGHT: usize = 512;
+/// Nothing comes for so long: something is wrong.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// One side: a queue, and a node that works on it.
+pub(super) struct Load {
+    broker: Broker,
+    spec: JobSpec,
+}
+
+/// Rates of several rounds, in jobs per second.
+#[derive(Default)]
+pub(super) struct Rate(Vec<f64>);
+
+/// Times of single jobs.
+pub(super) struct Times(Vec<Duration>);
+
+impl Rate {
+    pub(super) fn add(&mut self, rate: f64) {
+        self.0.push(rate);
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    pub(super) fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+impl Times {
+    /// So many percent of the times are at most this, in microseconds.
+    pub(super) fn percentile(&self, percent: usize) -> f64 {
+        let at = (self.0.len() * percent / 100).min(self.0.len().saturating_sub(1));
+        self.0.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+    }
+}
+
+impl Load {
+    pub(super) fn new(rig: &Rig, queue: &str) -> Self {
+        let spec = JobSpec { queue: queue.to_owned(), ..JobSpec::new(new_job_id(), rig.component.to_string()) };
+        Load { broker: rig.broker.clone(), spec }
+    }
+
+    fn job(&self) -> JobSpec {
+        JobSpec { id: new_job_id(), ..self.spec.clone() }
+    }
+
+    /// Jobs per second from the first submission to the last result.
+    pub(super) async fn noop(&self, count: u32) -> Result<f64, CliError> {
+        let mut seen = self.broker.client.subscribe(names::SEEN_ALL).await.map_err(CliError::platform)?;
+        self.broker.client.flush().await.map_err(CliError::platform)?;
+        let jobs: Vec<JobSpec> = (0..count).map(|_| self.job()).collect();
+        let mut open: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
+        let begun = Instant::now();
+        let submit = async {
+            let submitted = futures_util::stream::iter(jobs).map(|job| async move { self.broker.submit(&job).await });
+            submitted.buffer_unordered(IN_FLIGHT).try_collect::<()>().await.map_err(CliError::from)
+        };
+        let ended = async {
+            while !open.is_empty() {
+                let event = timeout(SILENCE, seen.next()).await.ok().flatten();
+                let event = event.ok_or_else(|| CliError::platform("the node of the benchmark went silent"))?;
+                if let Some(job) = succeeded(&event.payload)? {
+                    open.remove(&job);
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(submit, ended)?;
+        Ok(f64::from(count) / begun.elapsed().as_secs_f64())
+    }
+
+    /// The time of one job from before its submission until its result is known.
+    async fn single(&self) -> Result<Duration, CliError> {
+        let job = self.job();
+        let mut seen = self.broker.client.subscribe(names::seen(job.id)).await.map_err(CliError::platform)?;
+        self.broker.client.flush().await.map_err(CliError::platform)?;
+        let begun = Instant::now();
+        self.broker.submit(&job).await?;
+        loop {
+            let event = timeout(SILENCE, seen.next()).await.ok().flatten();
+            let event = event.ok_or_else(|| CliError::platform("the node of the benchmark went silent"))?;
+            if succeeded(&event.payload)?.is_some() {
+                return Ok(begun.elapsed());
+            }
+        }
+    }
+}
+
+/// Both sides, taking turns.
+pub(super) async fn singles(one: &Load, other: &Load, count: u32) -> Result<(Times, Times), CliError> {
+    let (mut ones, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        ones.push(one.single().await?);
+        others.push(other.single().await?);
+    }
+    ones.sort();
+    others.sort();
+    Ok((Times(ones), Times(others)))
+}
+
+/// The job whose end this event is.
+fn succeeded(event: &[u8]) -> Result<Option<JobId>, CliError> {
+    let report = Report::parse(event).map_err(CliError::platform)?;
+    match report.state {
+        State::Succeeded => Ok(Some(report.job)),
+        state if state.is_terminal() => Err(CliError::platform(crate::cli::render::failure(&report))),
+        _ => Ok(None),
+    }
+}
