@@ -392,7 +392,7 @@ impl Worker {
                     if report.state.is_terminal() {
                         self.metrics.job_finished(held.queue, report.state.name());
                     }
-                    tracing::info!(job = %report.job, state = report.state.name(), attempt = report.attempt, "attempt ended");
+                    tell(&report);
                     break;
                 }
                 Err(QueueError::Refused { .. }) => {
@@ -519,6 +519,19 @@ impl Worker {
         tokio::select! {
             () = sleep(wait) => {}
             () = self.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Says in the node's log how an attempt ended: what went well only to those who want to know everything, as
+/// there can be ten thousand a second.
+fn tell(report: &Report) {
+    let (job, state, attempt) = (report.job, report.state.name(), report.attempt);
+    match report.state {
+        State::Succeeded => tracing::debug!(%job, state, attempt, "attempt ended"),
+        _ => {
+            let message = report.outcome.as_ref().and_then(|outcome| outcome.message.as_deref());
+            tracing::info!(%job, state, attempt, message, "attempt ended");
         }
     }
 }

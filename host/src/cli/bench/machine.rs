@@ -28,7 +28,7 @@ const NODE: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A plain command that ends at once.
+/// A command that ends well at once; `noop.wat` is its text.
 const NOOP: &[u8] = include_bytes!("noop.wasm");
 
 /// Everything that runs. Dropping it kills it.
