@@ -37,6 +37,7 @@ pub use address::{Listen, ListenError};
 pub use binary::{Binary, find_binary};
 pub use error::ServerError;
 pub use exec_child::{ExecChildError, exec_child};
+pub(crate) use exec_child::{launched, own_launcher};
 pub use folder::DataFolder;
 pub use invite::{invite, revoke};
 pub use supervise::{ChildState, Output, Plan, SuperviseError, Supervised};
@@ -75,7 +76,7 @@ impl ServerOptions {
     /// Loopback, nothing special, children bound to our life through our own binary.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
-        ServerOptions { data, listen: None, address: None, nodes: Vec::new(), launcher: exec_child::own_launcher() }
+        ServerOptions { data, listen: None, address: None, nodes: Vec::new(), launcher: own_launcher() }
     }
 }
 

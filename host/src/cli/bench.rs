@@ -12,7 +12,9 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CliError, Exit, Global, render};
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, Exit, Global, node::end_on_signals, render};
 use load::{Load, Rate};
 use machine::Rig;
 
@@ -75,10 +77,26 @@ struct Idle {
 
 /// Measures and prints.
 pub(crate) async fn bench(global: &Global, args: BenchArgs) -> Result<Exit, CliError> {
-    let bar = render::spinner("starting a server and nodes");
-    let rig = Rig::start(args.slots).await?;
-    let (real, floor) = (Load::new(&rig, machine::QUEUE), Load::new(&rig, machine::FLOOR));
-    bar.set_message("warming up");
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(end_on_signals(stop.clone(), hurry));
+    let rig = {
+        let bar = render::spinner("starting a server and nodes");
+        let rig = Rig::start(args.slots).await;
+        bar.finish_and_clear();
+        rig?
+    };
+    let results = tokio::select! {
+        results = measure(&rig, &args) => results,
+        () = stop.cancelled() => Err(CliError::platform("interrupted")),
+    };
+    rig.stop().await;
+    show(global, &results?)?;
+    Ok(Exit::Done)
+}
+
+async fn measure(rig: &Rig, args: &BenchArgs) -> Result<Results, CliError> {
+    let bar = render::spinner("warming up");
+    let (real, floor) = (Load::new(rig, machine::QUEUE), Load::new(rig, machine::FLOOR));
     for side in [&real, &floor] {
         side.noop(args.jobs / 10).await?;
     }
@@ -93,9 +111,8 @@ pub(crate) async fn bench(global: &Global, args: BenchArgs) -> Result<Exit, CliE
     bar.set_message(format!("{} jobs one by one", args.singles));
     let (times, floor_times) = load::singles(&real, &floor, args.singles).await?;
     bar.finish_and_clear();
-    rig.stop().await;
     let (jobs_per_s, floor_per_s) = (rates.median(), floors.median());
-    let results = Results {
+    Ok(Results {
         noop: Noop { jobs_per_s, floor_per_s, ratio: jobs_per_s / floor_per_s },
         single: Single {
             p50_us: times.percentile(50),
@@ -106,9 +123,7 @@ pub(crate) async fn bench(global: &Global, args: BenchArgs) -> Result<Exit, CliE
         idle: Idle { cpu_percent: idle.cpu_percent, rss_bytes: idle.rss_bytes },
         slots: args.slots,
         jobs: args.jobs,
-    };
-    show(global, &results)?;
-    Ok(Exit::Done)
+    })
 }
 
 fn show(global: &Global, results: &Results) -> Result<(), CliError> {

@@ -114,6 +114,8 @@ impl Broker {
     pub async fn announce_lane(&self, queue: &str) {
         // Nodes look now and then anyway.
         let _ = self.client.publish(names::LANES, queue.to_owned().into()).await;
+        // A command may end right after this, and its connection with it.
+        let _ = self.client.flush().await;
     }
 
     async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {

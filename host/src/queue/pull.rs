@@ -10,6 +10,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +37,8 @@ use crate::{lifecycle, wire::JobId};
 
 /// A request for one job, which the server holds for 30 s; every 5 s it says that it still does.
 const REQUEST: &str = r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
+/// An acknowledgement, and the same request.
+const ACK_AND_REQUEST: &str = r#"+NXT {"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#;
 /// A request for a job that is there already.
 const LOOK: &str = r#"{"batch":1,"no_wait":true}"#;
 /// After two heartbeats are missing the request is taken for lost.
@@ -52,6 +58,22 @@ pub struct Puller {
     turns: Turns,
     /// When the request that the server holds for each lane was last heard of. It holds at most one.
     heard: BTreeMap<Lane, Instant>,
+    /// The lane of the last job, and whether its acknowledgement asked for the next one.
+    chained: Option<(Lane, Arc<AtomicBool>)>,
+}
+
+/// How an acknowledgement asks for the next job as well, which saves a message for every job.
+struct Chain {
+    reply: String,
+    asked: Arc<AtomicBool>,
+    lanes: watch::Receiver<BTreeSet<Lane>>,
+}
+
+impl Chain {
+    /// Of several lanes, the next job is to be looked for in all.
+    fn is_of_one_lane(&self) -> bool {
+        self.lanes.borrow().len() == 1
+    }
 }
 
 /// A job as it came from the queue.
@@ -63,6 +85,7 @@ pub struct Delivery {
     pub published: time::OffsetDateTime,
     /// Its place in the queue's stream.
     sequence: u64,
+    chain: Option<Chain>,
 }
 
 impl Puller {
@@ -74,11 +97,25 @@ impl Puller {
     ) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
         let (context, queue) = (context.clone(), queue.to_owned());
-        Ok(Puller { context, queue, inbox, replies, lanes, turns: Turns::default(), heard: BTreeMap::new() })
+        Ok(Puller {
+            context,
+            queue,
+            inbox,
+            replies,
+            lanes,
+            turns: Turns::default(),
+            heard: BTreeMap::new(),
+            chained: None,
+        })
     }
 
     /// Waits for the next job. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Delivery, QueueError> {
+        if let Some((lane, asked)) = self.chained.take()
+            && asked.load(Ordering::Relaxed)
+        {
+            self.heard.insert(lane, Instant::now());
+        }
         loop {
             let lanes: Vec<Lane> = self.lanes.borrow_and_update().iter().cloned().collect();
             let order = self.turns.order(&lanes);
@@ -137,7 +174,10 @@ impl Puller {
 
     fn take(&mut self, reply: Option<Message>) -> Result<Option<Delivery>, QueueError> {
         match self.sort(reply.ok_or_else(|| unavailable("the connection was closed".into()))?) {
-            Reply::Job(delivery) => Ok(Some(*delivery)),
+            Reply::Job(mut delivery) => {
+                self.chain(&mut delivery);
+                Ok(Some(*delivery))
+            }
             Reply::Status => Ok(None),
             Reply::Failed(reason) => Err(unavailable(reason)),
         }
@@ -156,9 +196,19 @@ impl Puller {
         std::future::pending().await
     }
 
+    /// Lets the acknowledgement of a job ask for the next one of its lane.
+    fn chain(&mut self, delivery: &mut Delivery) {
+        let Some(lane) = Lane::of_subject(delivery.subject()) else { return };
+        let asked = Arc::new(AtomicBool::new(false));
+        let reply = format!("{}.{}", self.inbox, lane.consumer());
+        delivery.chain = Some(Chain { reply, asked: asked.clone(), lanes: self.lanes.clone() });
+        self.chained = Some((lane, asked));
+    }
+
     /// A request was lost, or its answers are: what still comes for it must not come to us, or a
     /// job would wait here that nobody looks at.
     async fn start_over(&mut self) -> Result<(), QueueError> {
+        self.chained = None;
         tracing::debug!(queue = self.queue, "a request for a job went silent; making it again");
         self.heard.clear();
         (self.inbox, self.replies) = listen(&self.context).await?;
@@ -191,6 +241,13 @@ impl Puller {
     }
 
     fn sort(&mut self, reply: Message) -> Reply {
+        // Whatever is said of a lane answers the request that was left there last.
+        let of = |lane: &Lane| reply.subject.rsplit('.').next().is_some_and(|word| lane.consumer() == word);
+        let answers = |lane: &Lane| of(lane) || Lane::of_subject(&reply.subject).as_ref() == Some(lane);
+        let is_beat = reply.status == Some(StatusCode::IDLE_HEARTBEAT);
+        if !is_beat && self.chained.as_ref().is_some_and(|(lane, _)| answers(lane)) {
+            self.chained = None;
+        }
         if let Some(status) = reply.status {
             // What the server says of a request it says where its jobs would go.
             let consumer = reply.subject.rsplit('.').next().unwrap_or_default();
@@ -217,7 +274,7 @@ impl Puller {
         let Ok(info) = message.info() else { return Reply::Status };
         let (delivered, published) = (u64::try_from(info.delivered).unwrap_or(1), info.published);
         let sequence = info.stream_sequence;
-        Reply::Job(Box::new(Delivery { message, delivered, published, sequence }))
+        Reply::Job(Box::new(Delivery { message, delivered, published, sequence, chain: None }))
     }
 }
 
@@ -280,7 +337,16 @@ impl Delivery {
 
     /// Says that the job is done with. Only after its event is stored.
     pub async fn done(&self) {
-        self.say(AckKind::Ack).await;
+        let chain = self.chain.as_ref().filter(|chain| chain.is_of_one_lane());
+        let Some((chain, to)) = chain.zip(self.message.reply.clone()) else {
+            return self.say(AckKind::Ack).await;
+        };
+        chain.asked.store(true, Ordering::Relaxed);
+        let client = self.message.context.client();
+        let asked = client.publish_with_reply(to, chain.reply.clone(), ACK_AND_REQUEST.into()).await;
+        if let Err(error) = asked {
+            tracing::debug!(%error, "the queue could not be answered");
+        }
     }
 
     /// Hands the job back for another node, at once or after a while.

@@ -63,13 +63,13 @@ fn follow_parent(_signal: Signal) -> std::io::Result<()> {
 }
 
 /// Our own binary with `exec-child`. Nothing where the system has no such signal.
-pub(super) fn own_launcher() -> Vec<OsString> {
+pub(crate) fn own_launcher() -> Vec<OsString> {
     // The link, and not what it points to: it stays right when the file is replaced while we run.
     if cfg!(target_os = "linux") { vec!["/proc/self/exe".into(), "exec-child".into()] } else { Vec::new() }
 }
 
 /// The command that starts `command` through the launcher.
-pub(super) fn launched(launcher: &[OsString], command: &Command, signal: Signal) -> Command {
+pub(crate) fn launched(launcher: &[OsString], command: &Command, signal: Signal) -> Command {
     let Some((program, args)) = launcher.split_first() else {
         return copied(command, None);
     };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 use wasmjob_runtime::Blob;
-use wasmjob_tests::{Cluster, guest, until};
+use wasmjob_tests::{Cluster, Machine, guest, until};
 
 /// Bytes that are no text and nowhere the same.
 fn bytes(length: u32) -> Vec<u8> {
@@ -228,4 +228,26 @@ fn standard_output_carries_data_only() {
         let help = cluster.wasmjob(&[command, "--help"]).succeeded();
         assert!(help.text().contains("Usage: wasmjob"), "{command}");
     }
+}
+
+#[test]
+fn a_benchmark_measures_both_sides_and_leaves_nothing() {
+    let machine = Machine::new();
+    let results = machine.json(&["bench", "--jobs", "100", "--singles", "10", "--slots", "2"]);
+    for number in ["jobs_per_s", "floor_per_s", "ratio"] {
+        assert!(results["noop"][number].as_f64().unwrap() > 0.0, "{results}");
+    }
+    for number in ["p50_us", "p99_us", "floor_p50_us"] {
+        assert!(results["single"][number].as_f64().unwrap() > 0.0, "{results}");
+    }
+    assert!(results["idle"]["rss_bytes"].as_u64().unwrap() > 1 << 20, "{results}");
+    assert!(machine.json(&["config"])["values"]["nats.url"]["value"].is_null());
+    machine.wasmjob(&["bench", "--jobs", "1"]).ended(2).saying(&["100..=100000"]);
+}
+
+#[test]
+fn the_component_of_the_benchmark_is_its_text() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/src/cli/bench/noop");
+    let bytes = std::fs::read(format!("{folder}.wasm")).unwrap();
+    assert_eq!(bytes, wat::parse_file(format!("{folder}.wat")).unwrap());
 }

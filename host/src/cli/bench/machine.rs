@@ -1,7 +1,8 @@
 //! A server and two nodes in a temporary folder: one as users have it, one that does not call guests.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{os::unix::process::CommandExt, path::Path, process::Stdio, time::Duration};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -16,6 +17,7 @@ use crate::{
     connect::{self, EndpointFile, endpoint_path},
     nodes,
     queue::{Broker, ensure_queue},
+    server::{launched, own_launcher},
 };
 
 /// Where jobs run.
@@ -85,7 +87,7 @@ impl Rig {
     pub(super) async fn stop(mut self) {
         for child in [&mut self.floor, &mut self.up] {
             if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                let _ = rustix::process::kill_process(pid, Signal::TERM);
             }
             let _ = timeout(PATIENCE, child.wait()).await;
         }
@@ -95,8 +97,12 @@ impl Rig {
 /// Starts this program again, and waits until it says this.
 async fn start(data: &Path, args: &[&str], said: &str) -> Result<Child, CliError> {
     let program = std::env::current_exe().map_err(CliError::platform)?;
-    let mut command = Command::new(program);
+    let mut command = std::process::Command::new(program);
     command.args(args).env("WASMJOB_DATA", data).env_remove("WASMJOB_NATS");
+    // It ends with us, however we end. On the main thread, which lives as long as we do.
+    let mut command = launched(&own_launcher(), &command, Signal::TERM);
+    command.process_group(0);
+    let mut command = Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(CliError::platform)?;
     let mut lines = BufReader::new(child.stderr.take().expect("it was piped")).lines();
