@@ -65,6 +65,11 @@ impl Cancels {
         self.lock().asked.contains(&job)
     }
 
+    /// Forgets a cancel that was taken back.
+    pub fn forget(&self, job: JobId) {
+        self.lock().asked.pop(&job);
+    }
+
     /// Jobs that run here.
     pub fn running(&self) -> usize {
         self.lock().running.values().map(Vec::len).sum()
@@ -110,8 +115,10 @@ impl Cancels {
                 },
                 entry = kept.next() => match entry {
                     Some(Ok(entry)) => {
-                        if entry.operation == Operation::Put {
-                            self.ask(&entry.key);
+                        match (entry.operation, entry.key.parse()) {
+                            (Operation::Put, _) => self.ask(&entry.key),
+                            (_, Ok(job)) => self.forget(job),
+                            _ => {}
                         }
                         if entry.delta == 0 {
                             self.known.send_replace(true);

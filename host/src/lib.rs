@@ -23,6 +23,7 @@ pub mod node_artifacts;
 pub mod nodes;
 pub mod private;
 pub mod queue;
+pub mod reconciler;
 pub mod retry;
 pub mod schedule;
 pub mod server;

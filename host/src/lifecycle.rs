@@ -3,6 +3,8 @@
 //! Everything that moves a job from one state to another is decided here. The worker asks, then does
 //! the input and output that the answer calls for.
 
+use std::cmp::Ordering;
+
 use time::OffsetDateTime;
 use wasmjob_runtime::{AttemptReport, Outcome, OutcomeKind, Usage};
 
@@ -89,6 +91,7 @@ pub fn on_delivery(
         State::Retrying => record_last(&mut report),
         _ => {}
     }
+    report.message = Some(message.sequence);
     let unwanted = match unwanted {
         Some(Unwanted::Cancelled) => Some(Outcome::cancelled()),
         Some(Unwanted::Expired(after)) if report.attempt == 0 => {
@@ -110,7 +113,6 @@ pub fn on_delivery(
     report.attempt = report.attempt.saturating_add(1);
     report.state = State::Running;
     report.node = Some(node.to_owned());
-    report.message = Some(message.sequence);
     (report.outcome, report.output, report.progress) = (None, None, None);
     report.usage = Usage::default();
     (report.times.started, report.times.next) = (None, None);
@@ -186,6 +188,11 @@ pub fn on_ask_again(mut report: Report) -> Option<Report> {
         return None;
     }
     record_last(&mut report);
+    if report.state == State::Cancelled {
+        // The message of the attempt that was waited for may still be somewhere. It is not to be taken for
+        // the one that is sent now.
+        report.attempt = report.attempt.saturating_add(1);
+    }
     report.state = State::Queued;
     report.counts_from = report.attempt.saturating_add(1);
     (report.output, report.progress, report.message) = (None, None, None);
@@ -205,20 +212,60 @@ pub fn dead_letter(mut report: Report, reason: String) -> Report {
     ended(report, Outcome::invalid(reason), State::Dead)
 }
 
+/// A job that is to go on, once this is stored and a message for the attempt is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orphan {
+    /// The job without the attempt that nobody will end.
+    pub report: Report,
+    /// Its next attempt.
+    pub attempt: u32,
+}
+
+/// Decides about a job that no message is left of: whoever was to send it died before, or the server lost
+/// what it had not yet written to its disk. `None` if the job has ended.
+pub fn on_orphan(mut report: Report) -> Option<Orphan> {
+    match report.state {
+        state if state.is_terminal() => return None,
+        State::Running => record(&mut report, Outcome::ended(OutcomeKind::Lost, "its message disappeared", true)),
+        _ => record_last(&mut report),
+    }
+    report.state = State::Queued;
+    (report.message, report.times.next) = (None, None);
+    let attempt = report.attempt.saturating_add(1);
+    Some(Orphan { report, attempt })
+}
+
 /// What to do when storing a report was refused because the event had changed meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Somebody else finished the job: theirs counts.
+    /// Somebody else finished the job, theirs counts; or another message takes care of it: acknowledge and
+    /// forget this one.
     Drop,
-    /// Only an announcement came between: store again, after this one.
+    /// A later attempt is made for the same message, which whoever makes it acknowledges.
+    Leave,
+    /// What came between does not matter: store again, after this one.
     Again,
 }
 
-/// Decides about a refused write, given what is stored now.
-pub fn on_refused(stored: Option<&Report>) -> Refused {
-    match stored {
-        Some(report) if report.state.is_terminal() => Refused::Drop,
-        _ => Refused::Again,
+/// Decides about a refused write of `report`, given what is stored now.
+///
+/// A node that slept for longer than its lease must not undo what was done meanwhile. Only a success counts
+/// however late it comes.
+pub fn on_refused(stored: Option<&Report>, report: &Report) -> Refused {
+    let Some(stored) = stored else { return Refused::Again };
+    if stored.state.is_terminal() {
+        return Refused::Drop;
+    }
+    let same_message = stored.message == report.message;
+    let overtaken = match stored.attempt.cmp(&report.attempt) {
+        Ordering::Greater => true,
+        Ordering::Equal => report.attempt < stored.counts_from || !same_message && stored.state != State::Queued,
+        Ordering::Less => false,
+    };
+    match overtaken && report.state != State::Succeeded {
+        false => Refused::Again,
+        true if same_message => Refused::Leave,
+        true => Refused::Drop,
     }
 }
 
@@ -244,6 +291,9 @@ pub fn on_cancel(mut report: Report) -> Cancel {
         }
     }
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 mod tests {
@@ -386,10 +436,21 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_is_dropped_only_if_the_job_has_ended() {
-        assert_eq!(on_refused(None), Refused::Again);
-        assert_eq!(on_refused(Some(&Report { state: State::Running, ..queued() })), Refused::Again);
-        assert_eq!(on_refused(Some(&Report { state: State::Cancelled, ..queued() })), Refused::Drop);
+    fn a_late_write_replaces_neither_an_end_nor_a_later_attempt() {
+        let at = |attempt, state, message| Report { attempt, state, message: Some(message), ..queued() };
+        let mine = at(1, State::Failed, 7);
+        assert_eq!(on_refused(None, &mine), Refused::Again);
+        for (stored, answer) in [
+            (at(1, State::Running, 7), Refused::Again),
+            (at(1, State::Cancelled, 7), Refused::Drop),
+            (at(2, State::Running, 7), Refused::Leave),
+            (at(2, State::Running, 8), Refused::Drop),
+            (at(1, State::Retrying, 8), Refused::Drop),
+            (Report { counts_from: 2, message: None, ..at(1, State::Queued, 0) }, Refused::Drop),
+        ] {
+            assert_eq!(on_refused(Some(&stored), &mine), answer, "{stored:?}");
+        }
+        assert_eq!(on_refused(Some(&at(2, State::Running, 7)), &at(1, State::Succeeded, 7)), Refused::Again);
     }
 
     #[test]

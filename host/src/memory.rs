@@ -22,7 +22,6 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Gives memory back now and then, on a thread of its own because that takes milliseconds, until what this
 /// returns is dropped.
 pub fn keep_small() -> Sender<()> {
-    map_what_is_large();
     let (keep, kept) = channel();
     let work = move || {
         while kept.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -34,11 +33,14 @@ pub fn keep_small() -> Sender<()> {
     keep
 }
 
-/// The C library raises this border to the largest piece that was ever freed, up to 32 MiB. Components
-/// then lie in the heaps between small things that stay, and the heaps never shrink.
+/// Sets how much the C library's allocator keeps. To be called before there is a second thread: a thread stays
+/// with the heap that it was given.
+///
+/// The C library raises the border of what is large to the largest piece that was ever freed, up to 32 MiB.
+/// Components then lie in the heaps between small things that stay, and the heaps never shrink.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
-fn map_what_is_large() {
+pub fn start_small() {
     // SAFETY: both only set numbers of the allocator's, under its own locks.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
@@ -52,6 +54,10 @@ fn give_back() {
     // SAFETY: it changes nothing but the allocator's own state, under the allocator's own locks.
     unsafe { libc::malloc_trim(0) };
 }
+
+/// Other systems' allocators have no such settings.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn start_small() {}
 
 /// Other systems' allocators do that by themselves, or cannot be asked.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

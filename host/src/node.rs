@@ -36,7 +36,7 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
     queue::{Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
-    ticks,
+    reconciler, ticks,
     wire::timestamp,
     worker::{MIB, Worker},
 };
@@ -155,6 +155,8 @@ impl Node {
     /// within the drain time, hands back the others. A cancel of `hurry` ends the waiting.
     pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
         let worker = self.worker.clone();
+        let shortest = self.queues.iter().map(|(_, lease)| *lease).min().unwrap_or(HEARTBEAT);
+        let _reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler::keep(worker.clone(), shortest)));
         let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
         let _small = memory::keep_small();

@@ -104,10 +104,20 @@ struct Stopping;
 enum End {
     /// With a report to store.
     Reported(Box<AttemptReport>),
-    /// Somebody else has ended the job.
-    Overtaken,
+    /// Somebody else has ended the job, or makes a later attempt.
+    Overtaken(Refused),
     /// The node stops; another one shall have the job.
     HandedBack,
+}
+
+impl Held<'_> {
+    /// Has nothing more to do with the job.
+    async fn let_go(self, refused: Refused) {
+        // Of a message that somebody else works on, the acknowledgement is theirs.
+        if refused != Refused::Leave {
+            self.delivery.done().await;
+        }
+    }
 }
 
 impl Worker {
@@ -188,7 +198,7 @@ impl Worker {
         let Ok(stored) = stored else { return self.hand_back(held, None).await };
         held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
-        let unwanted = self.unwanted(&held, &spec);
+        let unwanted = self.unwanted(&held, &spec).await;
         let stored = stored.map(|stored| stored.report);
         match lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node) {
             Decision::Drop => held.delivery.done().await,
@@ -226,8 +236,8 @@ impl Worker {
         let waited = Duration::try_from(waited).unwrap_or_default();
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
-        if announce && !self.announce(&mut held, &report).await {
-            return held.delivery.done().await;
+        if announce && let Err(overtaken) = self.announce(&mut held, &report).await {
+            return held.let_go(overtaken).await;
         }
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
@@ -257,9 +267,9 @@ impl Worker {
                 let report = lifecycle::on_attempt_end(report, ended, output, &spec.retry, chance());
                 self.conclude(held, spec, report).await;
             }
-            End::Overtaken => {
+            End::Overtaken(refused) => {
                 self.metrics.attempt_ended(&queue, "overtaken", started.elapsed());
-                held.delivery.done().await;
+                held.let_go(refused).await;
             }
             End::HandedBack => {
                 self.metrics.attempt_ended(&queue, "handed_back", started.elapsed());
@@ -306,9 +316,9 @@ impl Worker {
                         continue;
                     }
                     report.progress = progress;
-                    if !self.announce(held, report).await {
+                    if let Err(refused) = self.announce(held, report).await {
                         signals.cancel();
-                        return End::Overtaken;
+                        return End::Overtaken(refused);
                     }
                     announced = true;
                     tick.reset_after(PROGRESS_EVERY);
@@ -317,21 +327,21 @@ impl Worker {
         }
     }
 
-    /// Stores that the attempt runs. Says no if the job has ended meanwhile; an announcement that
-    /// cannot be stored now is no reason to stop.
-    async fn announce(&self, held: &mut Held<'_>, report: &Report) -> bool {
+    /// Stores that the attempt runs. An announcement that cannot be stored now is no reason to stop.
+    /// Errors: somebody else has ended the job, or makes a later attempt.
+    async fn announce(&self, held: &mut Held<'_>, report: &Report) -> Result<(), Refused> {
         match self.broker.store(report, held.sequence).await {
             Ok(sequence) => held.sequence = sequence,
             Err(QueueError::Refused { .. }) => {
-                let Ok(stored) = self.event(report.job).await else { return true };
-                if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
-                    return false;
+                let Ok(stored) = self.event(report.job).await else { return Ok(()) };
+                match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
+                    Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
+                    overtaken => return Err(overtaken),
                 }
-                held.sequence = stored.map_or(0, |stored| stored.sequence);
             }
             Err(error) => tracing::warn!(%error, "the attempt could not be announced"),
         }
-        true
+        Ok(())
     }
 
     /// Stores how a job's attempt ended, sends the message for the next one if there is to be one, then
@@ -372,9 +382,13 @@ impl Worker {
     }
 
     /// Why the job of this message should not run.
-    fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Option<Unwanted> {
+    async fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Option<Unwanted> {
         if self.cancels.is_asked(spec.id) {
-            return Some(Unwanted::Cancelled);
+            let had_again = held.delivery.message().attempt > 1;
+            match had_again && matches!(self.broker.is_asked_to_cancel(spec.id).await, Ok(false)) {
+                true => self.cancels.forget(spec.id),
+                false => return Some(Unwanted::Cancelled),
+            }
         }
         let expires = Duration::from_millis(spec.expires_ms?);
         let waited = Duration::try_from(OffsetDateTime::now_utc() - held.delivery.published).unwrap_or_default();
@@ -400,11 +414,13 @@ impl Worker {
                         self.hand_back(held, None).await;
                         return None;
                     };
-                    if lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report)) == Refused::Drop {
-                        held.delivery.done().await;
-                        return None;
+                    match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), &report) {
+                        Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
+                        overtaken => {
+                            held.let_go(overtaken).await;
+                            return None;
+                        }
                     }
-                    held.sequence = stored.map_or(0, |stored| stored.sequence);
                 }
                 Err(error) if self.stopping.is_cancelled() => {
                     tracing::error!(job = %report.job, %error, "the result could not be stored; another node will make it again");

@@ -130,18 +130,19 @@ async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
         return Err(CliError::usage(format!("what job {job} was to do is not known: it was no valid job spec"))
             .hint("submit it anew"));
     };
+    cluster.broker.take_cancel_back(job).await?;
     // It is wanted now, and the time it was not to start before has come.
     (spec.at, spec.expires_ms) = (None, None);
-    match cluster.broker.store(&again, sequence).await {
-        Ok(_) => {}
+    let event = match cluster.broker.store(&again, sequence).await {
+        Ok(event) => event,
         Err(QueueError::Refused { .. }) => {
             return Err(
                 CliError::platform(format!("job {job} changed meanwhile")).hint("look at it with `wasmjob get`")
             );
         }
         Err(error) => return Err(error.into()),
-    }
-    Ok(cluster.broker.send(&spec, spec.to_message(), again.counts_from, None).await?)
+    };
+    Ok(cluster.broker.send_again(&spec, again.counts_from, event).await?)
 }
 
 fn tell(global: &Global, jobs: &[JobId], what: &str) -> Result<(), CliError> {

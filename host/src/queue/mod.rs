@@ -19,6 +19,7 @@ use async_nats::{
     jetstream::{
         self, Context,
         context::{PublishError, PublishErrorKind},
+        kv::{Operation, Store},
         message::PublishMessage,
         stream::DirectGetErrorKind,
     },
@@ -29,7 +30,7 @@ use time::OffsetDateTime;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
 pub use schedules::{Kept, Tick};
-pub use search::{Depth, depth, find_queued, list_events, list_queued};
+pub use search::{Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued};
 pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
@@ -132,10 +133,7 @@ impl Broker {
         due: Option<OffsetDateTime>,
     ) -> Result<(), QueueError> {
         let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
-        let mut message = PublishMessage::build().payload(payload);
-        if attempt > 1 {
-            message = message.header(names::ATTEMPT, attempt.to_string().as_str());
-        }
+        let mut message = message(payload, attempt);
         let due = due.and_then(|due| timestamp(due.max(OffsetDateTime::UNIX_EPOCH)));
         let subject = match due {
             None => {
@@ -146,13 +144,24 @@ impl Broker {
                 let id = names::waiting_message_id(spec.id, attempt);
                 message = message.message_id(id).header(header::NATS_SCHEDULE, format!("@at {due}").as_str());
                 message = message.header(header::NATS_SCHEDULE_TARGET, lane.as_str());
-                names::waiting(&spec.queue, spec.id)
+                names::waiting(&spec.queue, spec.id, attempt)
             }
         };
-        let what = || format!("job {}", spec.id);
+        self.publish_job(spec, subject, message).await
+    }
+
+    /// Publishes the message for an attempt of a job that was stored as wanted again by its event `event`. It
+    /// is another message than any that was there for the attempt before.
+    pub async fn send_again(&self, spec: &JobSpec, attempt: u32, event: u64) -> Result<(), QueueError> {
+        let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
+        let id = names::message_id_again(spec.id, attempt, event);
+        self.publish_job(spec, lane, message(spec.to_message(), attempt).message_id(id)).await
+    }
+
+    async fn publish_job(&self, spec: &JobSpec, subject: String, message: PublishMessage) -> Result<(), QueueError> {
         self.publish(subject, message).await.map(drop).map_err(|error| match error.kind() {
             PublishErrorKind::StreamNotFound => QueueError::UnknownQueue { queue: spec.queue.clone() },
-            _ => publish_error(&error, what()),
+            _ => publish_error(&error, format!("job {}", spec.id)),
         })
     }
 
@@ -169,7 +178,7 @@ impl Broker {
     /// which says that it has ended.
     pub async fn forget_waiting(&self, queue: &str, job: JobId) {
         let Ok(stream) = self.jetstream.get_stream_no_info(names::queue_stream(queue)).await else { return };
-        if let Err(error) = stream.purge().filter(names::waiting(queue, job)).await {
+        if let Err(error) = stream.purge().filter(names::waiting_of(queue, job)).await {
             tracing::debug!(%job, %error, "what waits for the job's time stays until then");
         }
     }
@@ -219,17 +228,45 @@ impl Broker {
 
     /// Publishes a cancel where nodes that start later find it, and where running ones hear it.
     pub async fn ask_to_cancel(&self, job: JobId) -> Result<(), QueueError> {
-        let unavailable = |reason: String| QueueError::Unavailable { what: format!("the cancel of job {job}"), reason };
         let said = self.client.publish(names::cancel(job), Bytes::new()).await;
-        said.map_err(|error| unavailable(error.to_string()))?;
-        let cancels = self.jetstream.get_key_value(names::CANCELS).await;
-        let cancels = cancels.map_err(|error| unavailable(error.to_string()))?;
-        let stored = cancels.put(job.to_string(), Bytes::new()).await;
-        stored.map(drop).map_err(|error| unavailable(error.to_string()))
+        said.map_err(|error| cancel_unavailable(job, &error.to_string()))?;
+        let stored = self.cancels(job).await?.put(job.to_string(), Bytes::new()).await;
+        stored.map(drop).map_err(|error| cancel_unavailable(job, &error.to_string()))
+    }
+
+    async fn cancels(&self, job: JobId) -> Result<Store, QueueError> {
+        let bucket = self.jetstream.get_key_value(names::CANCELS).await;
+        bucket.map_err(|error| cancel_unavailable(job, &error.to_string()))
+    }
+
+    /// Whether a cancel of this job is kept. One that was heard as a plain message may have been taken back.
+    pub async fn is_asked_to_cancel(&self, job: JobId) -> Result<bool, QueueError> {
+        let entry = self.cancels(job).await?.entry(job.to_string()).await;
+        let entry = entry.map_err(|error| cancel_unavailable(job, &error.to_string()))?;
+        Ok(entry.is_some_and(|entry| entry.operation == Operation::Put))
+    }
+
+    /// Takes a cancel back: somebody wants the job again.
+    pub async fn take_cancel_back(&self, job: JobId) -> Result<(), QueueError> {
+        let purged = self.cancels(job).await?.purge(job.to_string()).await;
+        purged.map_err(|error| cancel_unavailable(job, &error.to_string()))
     }
 
     async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, PublishError> {
         Ok(self.jetstream.send_publish(subject, message).await?.await?.sequence)
+    }
+}
+
+fn cancel_unavailable(job: JobId, reason: &str) -> QueueError {
+    QueueError::Unavailable { what: format!("the cancel of job {job}"), reason: reason.to_owned() }
+}
+
+/// A message for this attempt of a job and those after it.
+fn message(payload: Bytes, attempt: u32) -> PublishMessage {
+    let message = PublishMessage::build().payload(payload);
+    match attempt {
+        0 | 1 => message,
+        attempt => message.header(names::ATTEMPT, attempt.to_string().as_str()),
     }
 }
 

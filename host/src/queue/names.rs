@@ -51,14 +51,21 @@ pub fn queue_subjects(queue: &str) -> Vec<String> {
     vec![format!("wj.q.{queue}.*.*"), waiting_all(queue)]
 }
 
-/// Where a job waits for a time. The server moves it to its lane then; no consumer may cover this.
-pub fn waiting(queue: &str, job: JobId) -> String {
-    format!("wj.at.{queue}.{job}")
+/// Where an attempt of a job waits for a time. The server moves it to its lane then; no consumer may cover
+/// this. A message replaces another one on its subject, so that each attempt has its own: one that a
+/// sleeping node sends late must not replace the one that counts.
+pub fn waiting(queue: &str, job: JobId, attempt: u32) -> String {
+    format!("wj.at.{queue}.{job}.{attempt}")
+}
+
+/// Whatever of a job waits for a time.
+pub fn waiting_of(queue: &str, job: JobId) -> String {
+    format!("wj.at.{queue}.{job}.*")
 }
 
 /// All jobs of a queue that wait for a time.
 pub fn waiting_all(queue: &str) -> String {
-    format!("wj.at.{queue}.*")
+    format!("wj.at.{queue}.>")
 }
 
 /// Where the next tick of a schedule waits.
@@ -149,6 +156,11 @@ impl Lane {
 /// `Nats-Msg-Id` of an attempt: a retry under the job's own id would be dropped as a duplicate.
 pub fn message_id(job: JobId, attempt: u32) -> String {
     format!("{job}:{attempt}")
+}
+
+/// The same for a job that somebody asked for again, which its event `event` says.
+pub fn message_id_again(job: JobId, attempt: u32, event: u64) -> String {
+    format!("{job}:{attempt}+{event}")
 }
 
 /// The same for a message that waits for a time: the one that it becomes, and one that was published before

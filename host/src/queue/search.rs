@@ -1,11 +1,13 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
+use std::collections::BTreeSet;
+
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures_util::TryStreamExt;
 use time::Duration;
 
 use super::{
-    Broker, QueueError,
+    Broker, QueueError, Stored,
     direct::{self, From, StoredMessage},
     names, setup,
 };
@@ -33,14 +35,9 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
 
 /// The job that waits for a time in `queue`.
 async fn find_waiting(broker: &Broker, queue: &str, job: JobId) -> Result<Option<Report>, QueueError> {
-    let unavailable = |reason: String| QueueError::Unavailable { what: format!("job {job}"), reason };
-    let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
-    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
-    match stream.direct_get_last_for_subject(names::waiting(queue, job)).await {
-        Ok(message) => Ok(Some(waiting(&message.payload, job))),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unavailable(error.to_string())),
-    }
+    let of_job = names::waiting_of(queue, job);
+    let found = scan(broker, queue, &of_job, From::Sequence(1), 1, &mut |_| true).await?;
+    Ok(found.first().map(|message| waiting(&message.payload, job)))
 }
 
 /// Jobs in `queue`, the oldest first: those that wait, those that a node has, and those that wait for a time.
@@ -116,6 +113,52 @@ pub async fn list_events(
         }
         back = back.saturating_mul(4);
     }
+}
+
+/// The events after those before `start`, about `max` of them, and where to go on.
+pub async fn events_after(broker: &Broker, start: u64, max: usize) -> Result<(Vec<Stored>, u64), QueueError> {
+    let (mut next, mut events) = (start, Vec::new());
+    while events.len() < max {
+        let batch = direct::batch(&broker.client, names::EVENTS, names::EVENTS_ALL, From::Sequence(next)).await?;
+        let Some(last) = batch.last() else { break };
+        next = last.sequence + 1;
+        let read = |message: &StoredMessage| {
+            Some(Stored { report: Report::parse(&message.payload).ok()?, sequence: message.sequence })
+        };
+        events.extend(batch.iter().filter_map(read));
+    }
+    Ok((events, next))
+}
+
+/// Whether the message with this sequence in `queue` is there and about `job`.
+pub async fn has_message(broker: &Broker, queue: &str, sequence: u64, job: JobId) -> Result<bool, QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("the message of job {job}"), reason };
+    let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    match stream.direct_get(sequence).await {
+        Ok(message) => Ok(names::job_of(Some(&message.headers), &message.payload) == Some(job)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unavailable(error.to_string())),
+    }
+}
+
+/// The jobs that have a message in `queue`, or nothing if it has more messages than `max`.
+pub async fn jobs_in_queue(broker: &Broker, queue: &str, max: u64) -> Result<Option<BTreeSet<JobId>>, QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
+    let stream = broker.jetstream.get_stream(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    if stream.cached_info().state.messages > max {
+        return Ok(None);
+    }
+    let mut jobs = BTreeSet::new();
+    for filter in [names::waiting_all(queue), names::queue_all(queue)] {
+        let mut note = |message: &StoredMessage| {
+            jobs.extend(job_of(message));
+            false
+        };
+        scan(broker, queue, &filter, From::Sequence(1), usize::MAX, &mut note).await?;
+    }
+    Ok(Some(jobs))
 }
 
 async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueError> {

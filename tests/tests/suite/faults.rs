@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use wasmjob_tests::{Cluster, Seen, guest, until};
+use wasmjob_host::queue::names;
+use wasmjob_tests::{Cluster, Seen, guest, send, until};
 
 /// A job so small that memory never is what it waits for.
 const SMALL: [&str; 2] = ["--limit", "memory=1MiB"];
@@ -97,6 +98,29 @@ fn everything_that_is_killed_at_once_goes_on_where_it_was() {
     for job in ids(&jobs) {
         cluster.until_state(&job, "succeeded");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_whose_messages_disappeared_are_found_and_ended() {
+    let cluster = Cluster::up_with(&["--slots", "1"]);
+    let broker = cluster.connect().await;
+    let guest = cluster.guest(&guest::exits(7));
+    let retrying = cluster.submit(&["--retries", "1", "--backoff", "1s", "--backoff-max", "1s", &guest]);
+    cluster.until_state(&retrying, "retrying");
+    let running = cluster.submit(&[&cluster.guest(&guest::sleeps_ms(60_000))]);
+    cluster.until_state(&running, "running");
+    // The node goes, and then the messages.
+    let node = pid(&cluster.node("n1"));
+    send(node, Signal::STOP);
+    broker.jetstream.get_stream(names::queue_stream("default")).await.unwrap().purge().await.unwrap();
+    cluster.kill(node);
+    assert_eq!(cluster.until_state(&retrying, "dead")["attempt"], 2);
+    let attempts = until("the other one is made again", || {
+        let report = cluster.json(&["get", &running]);
+        (report["attempt"] == 2).then(|| report["attempts"].clone())
+    });
+    assert_eq!(attempts[0]["outcome"]["kind"], "lost", "{attempts}");
+    assert_eq!(cluster.metric("n1", r#"wasmjob_reconciled_total{kind="job"}"#), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,26 @@ fn a_job_that_waits_for_its_retry_is_seen_and_can_be_cancelled() {
 }
 
 #[test]
+fn a_job_that_was_cancelled_can_be_had_again() {
+    let cluster = Cluster::shared();
+    let component = cluster.guest(&guest::says("hello"));
+    let waits = cluster.submit(&["--in", "10h", &component]);
+    cluster.wasmjob(&["cancel", &waits]).succeeded();
+    cluster.wasmjob(&["retry", &waits]).succeeded();
+    cluster.until_state(&waits, "succeeded");
+
+    let runs = cluster.submit(&[&cluster.guest(&guest::sleeps_ms(60_000))]);
+    for _ in 0..3 {
+        cluster.until_state(&runs, "running");
+        cluster.wasmjob(&["cancel", &runs]).succeeded();
+        assert_eq!(cluster.until_state(&runs, "cancelled")["outcome"]["kind"], "cancelled");
+        cluster.wasmjob(&["retry", &runs]).succeeded();
+    }
+    cluster.until_state(&runs, "running");
+    cluster.wasmjob(&["cancel", &runs]).succeeded();
+}
+
+#[test]
 fn a_job_starts_at_its_time_and_not_before() {
     let cluster = Cluster::shared();
     let component = cluster.guest(&guest::says("hello"));
