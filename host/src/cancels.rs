@@ -19,7 +19,7 @@ use crate::{
 
 /// Cancels that are remembered; the oldest go first. A job whose cancel was forgotten is stopped by
 /// the terminal event that its canceller stored.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(100_000).expect("it is not zero");
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
 
 /// The cancels this node knows of and the attempts it can end.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ impl Cancels {
         self.lock().asked.contains(&job)
     }
 
-    /// Forgets a cancel that was taken back.
+    /// Forgets a cancel that was taken back, or whose job has ended.
     pub fn forget(&self, job: JobId) {
         self.lock().asked.pop(&job);
     }

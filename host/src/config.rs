@@ -72,13 +72,22 @@ pub struct Node {
     /// Labels that jobs can require, `KEY=VALUE`.
     pub labels: BTreeMap<String, String>,
     /// Queues this node takes work from.
-    pub queues: Vec<String>,
+    pub queues: Vec<WorkedQueue>,
     /// Loopback address of metrics and health.
     pub http: SocketAddr,
     /// How long a draining node waits for its running attempts.
     pub drain: Duration,
     /// Bytes the cache of artifacts may take.
     pub cache: u64,
+}
+
+/// A queue that a node works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkedQueue {
+    /// Its name.
+    pub name: String,
+    /// Attempts that may run at the same time, where that is not `slots` of the node.
+    pub slots: Option<usize>,
 }
 
 /// Section `queue`.

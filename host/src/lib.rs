@@ -25,6 +25,7 @@ pub mod private;
 pub mod queue;
 pub mod reconciler;
 pub mod retry;
+pub mod rules;
 pub mod schedule;
 pub mod server;
 pub mod telemetry;

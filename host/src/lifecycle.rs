@@ -11,7 +11,7 @@ use wasmjob_runtime::{AttemptReport, Outcome, OutcomeKind, Usage};
 use crate::{
     retry,
     units::Span,
-    wire::{OutputValue, Report, Retry, State, timestamp},
+    wire::{JobId, OutputValue, Report, Retry, State, timestamp},
 };
 
 /// Attempts that may be lost with their node before a job is given up: it may be what kills them.
@@ -23,6 +23,12 @@ pub enum Decision {
     /// The job has ended, or another message is the one it is worked on by: acknowledge this one and
     /// forget it.
     Drop,
+    /// Another message is the one that the job is worked on by. If that is in the queue, this one can be
+    /// dropped; if not, decide again with `alone`.
+    LookFor {
+        /// Its place in the queue.
+        message: u64,
+    },
     /// End the job without running it.
     Finish(Box<Report>),
     /// The attempt of this message has ended, and its node may have died before it sent the message for
@@ -47,6 +53,8 @@ pub struct Message {
     pub attempt: u32,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// Whether it is known that the message is gone that the job was worked on by.
+    pub alone: bool,
 }
 
 /// Why a job that was delivered should not run.
@@ -54,6 +62,8 @@ pub struct Message {
 pub enum Unwanted {
     /// Somebody asked for its end.
     Cancelled,
+    /// Another job has its key.
+    Duplicate(JobId),
     /// It has waited longer than this for its first attempt.
     Expired(Span),
 }
@@ -72,17 +82,14 @@ pub fn on_delivery(
     if report.state.is_terminal() {
         return Decision::Drop;
     }
-    let superseded = match report.state {
-        State::Retrying => message.attempt <= report.attempt,
-        State::Running => report.message.is_some_and(|holder| holder != message.sequence),
-        _ => message.attempt < report.counts_from,
-    };
-    if superseded {
-        let its_own = report.message.is_none_or(|holder| holder == message.sequence);
-        return match report.state {
-            State::Retrying if message.redelivered && its_own => Decision::SendNext(Box::new(report)),
-            _ => Decision::Drop,
-        };
+    match (report.state, report.message) {
+        // Whoever was to send the next message may have died. One too many is dropped as this one would be.
+        (State::Retrying, _) if message.attempt <= report.attempt => return Decision::SendNext(Box::new(report)),
+        (State::Running, Some(holder)) if holder != message.sequence && !message.alone => {
+            return Decision::LookFor { message: holder };
+        }
+        _ if message.attempt < report.counts_from => return Decision::Drop,
+        _ => {}
     }
     match report.state {
         // The attempt that the event speaks of has ended without a word, or the message would not be here.
@@ -96,6 +103,10 @@ pub fn on_delivery(
         Some(Unwanted::Cancelled) => Some(Outcome::cancelled()),
         Some(Unwanted::Expired(after)) if report.attempt == 0 => {
             let message = format!("expired: it had not started {after} after it could");
+            Some(Outcome { message: Some(message), ..Outcome::cancelled() })
+        }
+        Some(Unwanted::Duplicate(other)) => {
+            let message = format!("not run: job {other} has its key");
             Some(Outcome { message: Some(message), ..Outcome::cancelled() })
         }
         _ => None,
@@ -308,7 +319,7 @@ mod tests {
     }
 
     fn message(sequence: u64, attempt: u32, redelivered: bool) -> Message {
-        Message { sequence, attempt, redelivered }
+        Message { sequence, attempt, redelivered, alone: false }
     }
 
     fn deliver(stored: Option<Report>, message: Message) -> Decision {
@@ -377,6 +388,12 @@ mod tests {
     }
 
     #[test]
+    fn a_delivery_that_was_handed_back_costs_no_attempt() {
+        let (report, announce) = run(deliver(None, message(1, 1, true)));
+        assert_eq!((report.attempt, report.attempts.len(), announce), (1, 0, true));
+    }
+
+    #[test]
     fn a_job_that_fails_is_tried_again_until_its_retries_are_used_up() {
         let retry = retries(2);
         let (first, _) = run(deliver(None, message(1, 1, false)));
@@ -402,20 +419,21 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_attempt_has_ended_sends_the_next_one_or_is_dropped() {
+    fn a_message_whose_attempt_has_ended_sends_the_next_one() {
         let (report, _) = run(deliver(None, message(1, 1, false)));
         let retrying = fails(report, true, &retries(2));
         // Its node stored the end and died.
         assert!(matches!(deliver(Some(retrying.clone()), message(1, 1, true)), Decision::SendNext(_)));
-        // Somebody published the job twice.
-        assert_eq!(deliver(Some(retrying.clone()), message(9, 1, false)), Decision::Drop);
-        assert_eq!(deliver(Some(retrying), message(9, 1, true)), Decision::Drop);
+        // Or it did not, and somebody published the job twice. The server drops what it has had before.
+        assert!(matches!(deliver(Some(retrying), message(9, 1, false)), Decision::SendNext(_)));
     }
 
     #[test]
     fn a_second_message_for_an_attempt_that_runs_is_dropped() {
         let (running, _) = run(deliver(None, message(1, 1, false)));
-        assert_eq!(deliver(Some(running.clone()), message(2, 1, true)), Decision::Drop);
+        assert_eq!(deliver(Some(running.clone()), message(2, 1, true)), Decision::LookFor { message: 1 });
+        let alone = Message { alone: true, ..message(2, 1, true) };
+        assert_eq!(run(deliver(Some(running.clone()), alone)).0.attempt, 2);
         let (_, announce) = run(deliver(Some(running), message(1, 1, true)));
         assert!(announce);
     }

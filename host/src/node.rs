@@ -25,7 +25,7 @@ use crate::{
     artifacts::{self, ArtifactError, Cache},
     cancels::Cancels,
     compiler,
-    config::{Config, Source},
+    config::{Config, Source, WorkedQueue},
     connect::{self, ConnectError, Endpoint, Event},
     grants::Offers,
     http::{self, HttpError, Readiness},
@@ -102,12 +102,18 @@ pub enum NodeError {
     },
 }
 
+/// A queue and how this node works on it.
+struct Worked {
+    queue: String,
+    lease: Duration,
+    slots: usize,
+}
+
 /// A node that has everything it needs and does not pull yet.
 pub struct Node {
     worker: Arc<Worker>,
     info: NodeInfo,
-    queues: Vec<(String, Duration)>,
-    slots: usize,
+    queues: Vec<Worked>,
     drain: Duration,
     listener: TcpListener,
     readiness: watch::Sender<Readiness>,
@@ -122,16 +128,17 @@ impl Node {
         let broker = connect(endpoint, &readiness, &metrics).await?;
         ensure_shared(&broker.jetstream).await?;
         let mut queues = Vec::new();
-        for queue in &config.node.queues {
-            let consumer = ensure_queue(&broker.jetstream, queue, config.queue.lease).await?;
-            queues.push((queue.clone(), consumer.cached_info().config.ack_wait));
+        for WorkedQueue { name, slots } in &config.node.queues {
+            let consumer = ensure_queue(&broker.jetstream, name, config.queue.lease).await?;
+            let lease = consumer.cached_info().config.ack_wait;
+            queues.push(Worked { queue: name.clone(), lease, slots: slots.unwrap_or(config.node.slots).max(1) });
         }
         check_name(&broker, &config.node.name).await?;
         let listener = http::bind(config.node.http, config.source("node.http") != Source::Default).await?;
-        let slots = config.node.slots.max(1);
-        let worker = worker(config, broker, metrics, slots * queues.len()).await?;
-        let info = describe(config, &worker, slots * queues.len(), &listener);
-        Ok(Node { worker: Arc::new(worker), info, queues, slots, drain: config.node.drain, listener, readiness })
+        let slots = queues.iter().map(|worked| worked.slots).sum();
+        let worker = worker(config, broker, metrics, slots).await?;
+        let info = describe(config, &worker, &queues, &listener);
+        Ok(Node { worker: Arc::new(worker), info, queues, drain: config.node.drain, listener, readiness })
     }
 
     /// From now on jobs are said to have succeeded and no guest is called: what `bench` compares with.
@@ -155,15 +162,16 @@ impl Node {
     /// within the drain time, hands back the others. A cancel of `hurry` ends the waiting.
     pub async fn run(self, shutdown: CancellationToken, hurry: CancellationToken) -> Result<(), NodeError> {
         let worker = self.worker.clone();
-        let shortest = self.queues.iter().map(|(_, lease)| *lease).min().unwrap_or(HEARTBEAT);
+        let shortest = self.queues.iter().map(|worked| worked.lease).min().unwrap_or(HEARTBEAT);
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler::keep(worker.clone(), shortest)));
         let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
+        let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));
         let _small = memory::keep_small();
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
-        for (queue, lease) in &self.queues {
+        for Worked { queue, lease, slots: worked } in &self.queues {
             let (known, lanes) = lanes::first();
-            for _ in 0..self.slots {
+            for _ in 0..*worked {
                 slots.spawn(worker.clone().work(queue.clone(), *lease, lanes.clone()));
             }
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
@@ -322,6 +330,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         offers: Offers::of(config),
         defaults,
         maximum,
+        rules: watch::Sender::new(None),
         skip_guests: false,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
@@ -336,17 +345,18 @@ fn own_labels(config: &Config) -> BTreeSet<String> {
     config.node.labels.iter().map(|(key, value)| format!("{key}={value}")).chain(own).collect()
 }
 
-fn describe(config: &Config, worker: &Worker, slots: usize, listener: &TcpListener) -> NodeInfo {
+fn describe(config: &Config, worker: &Worker, queues: &[Worked], listener: &TcpListener) -> NodeInfo {
     NodeInfo {
         name: config.node.name.clone(),
         pid: std::process::id(),
         host: crate::config::host_name(),
         state: "ready".into(),
-        slots,
+        slots: queues.iter().map(|worked| worked.slots).sum(),
         running: 0,
         memory_bytes: worker.memory_bytes,
         memory_promised_bytes: 0,
-        queues: config.node.queues.clone(),
+        queues: queues.iter().map(|worked| worked.queue.clone()).collect(),
+        queue_slots: queues.iter().map(|worked| (worked.queue.clone(), worked.slots)).collect(),
         labels: worker.labels(),
         folders: config.grants.fs.iter().map(|(name, offered)| (name.clone(), offered.path.clone())).collect(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -362,6 +372,15 @@ async fn listen_for_cancels(worker: Arc<Worker>) {
     while !worker.stopping.is_cancelled() {
         if let Err(error) = worker.cancels.clone().listen(worker.broker.clone()).await {
             tracing::warn!(%error, "cancels are not heard; listening again");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+async fn listen_for_rules(worker: Arc<Worker>) {
+    while !worker.stopping.is_cancelled() {
+        if let Err(error) = worker.broker.watch_rules(&worker.rules).await {
+            tracing::warn!(%error, "the rules of queues are not heard; listening again");
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
     }

@@ -35,6 +35,9 @@ pub struct NodeInfo {
     pub memory_promised_bytes: u64,
     /// Queues it works on.
     pub queues: Vec<String>,
+    /// Jobs of each of them that it runs at the same time.
+    #[serde(default)]
+    pub queue_slots: BTreeMap<String, usize>,
     /// What it has that jobs can require: labels, folders, secrets.
     #[serde(default)]
     pub labels: BTreeSet<String>,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use calendar::{Calendar, CalendarError};
 
-use crate::wire::{JobId, JobSpec, State};
+use crate::wire::{Concurrency, JobId, JobSpec, State};
 
 /// A tick that is handled later than this, or after the one that follows it, was missed.
 pub const MISSED_AFTER: Duration = Duration::from_secs(60);
@@ -178,7 +178,11 @@ impl Schedule {
     pub fn job_at(&self, tick: Timestamp) -> JobSpec {
         let start = tick.checked_add(self.jitter(tick)).unwrap_or(tick);
         let at = (self.jitter_ms > 0).then(|| start.to_string());
-        JobSpec { id: JobId::of_tick(&self.name, tick.as_millisecond()), at, ..self.job.clone() }
+        // Jobs of ticks that are not to overlap run one after the other.
+        let alone =
+            (self.overlap == Overlap::Queue).then(|| Concurrency { key: format!("schedule {}", self.name), max: 1 });
+        let concurrency = self.job.concurrency.clone().or(alone);
+        JobSpec { id: JobId::of_tick(&self.name, tick.as_millisecond()), at, concurrency, ..self.job.clone() }
     }
 
     /// How much later than its tick a job starts.

@@ -128,12 +128,13 @@ fn ticked(due: Timestamp, now: Timestamp, decision: &Decision, job: Option<JobId
 /// Submits the job of a tick. If the tick was handled `again`, it may have been submitted longer ago than
 /// the queue remembers.
 async fn submit(broker: &Broker, job: &JobSpec, again: bool) -> Result<JobId, QueueError> {
-    let known = again && (broker.event(job.id).await?.is_some() || find_queued(broker, job.id).await?.is_some());
-    if !known {
-        broker.submit(job).await?;
-        broker.announce_lane(&job.queue).await;
+    let known = again && broker.is_known(job.id).await?;
+    if known {
+        return Ok(job.id);
     }
-    Ok(job.id)
+    let id = broker.submit(job).await?;
+    broker.announce_lane(&job.queue).await;
+    Ok(id)
 }
 
 async fn state(broker: &Broker, job: JobId) -> Result<State, QueueError> {

@@ -1,10 +1,11 @@
 //! Pull, run, store, acknowledge: what a slot does with the jobs of its queue. I/O only; what should
 //! happen is decided in `lifecycle`.
 
+mod admission;
 mod attempt;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use wasmjob_runtime::{AttemptReport, Limit, Limits, Outcome, OutcomeKind, Sandbox, Signals, Usage, millis};
 
+use admission::NoPlace;
+
 use crate::{
     cancels::Cancels,
     grants::Offers,
@@ -26,9 +29,10 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes,
     queue::{
-        Broker, Delivery, LogWriter, Puller, QueueError, Stored,
+        Broker, Delivery, LogWriter, Puller, QueueError, Rulebook, Stored, has_message,
         names::{self, Lane},
     },
+    rules::Rules,
     units::Span,
     wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
 };
@@ -78,6 +82,8 @@ pub struct Worker {
     pub defaults: Limits,
     /// The highest limits jobs may set.
     pub maximum: Limits,
+    /// The rules of queues.
+    pub rules: Rulebook,
     /// Say that jobs succeeded without calling a guest.
     pub skip_guests: bool,
     /// Pull no more.
@@ -93,6 +99,8 @@ pub type Lanes = watch::Receiver<BTreeSet<Lane>>;
 struct Held<'a> {
     delivery: &'a Delivery,
     queue: &'a str,
+    /// How long the message and what goes with it stay this node's if nothing is renewed.
+    lease: Duration,
     /// Place of the job's event in the stream; 0 if there is none.
     sequence: u64,
 }
@@ -128,6 +136,10 @@ impl Worker {
             () = self.draining.cancelled() => return,
         }
         while !self.draining.is_cancelled() {
+            tokio::select! {
+                () = self.until_rules(&queue, |rules| !rules.paused) => {}
+                () = self.draining.cancelled() => return,
+            }
             let worked = self.work_until_error(&queue, lease, lanes.clone()).await;
             if let Err(error) = worked {
                 tracing::warn!(%error, queue, "a slot lost its queue; trying again");
@@ -142,6 +154,7 @@ impl Worker {
             let delivery = tokio::select! {
                 biased;
                 () = self.draining.cancelled() => break,
+                () = self.until_rules(queue, |rules| rules.paused) => break,
                 delivery = puller.next() => delivery?,
             };
             self.metrics.slots_used.inc();
@@ -153,6 +166,16 @@ impl Worker {
         }
         puller.close().await;
         Ok(())
+    }
+
+    /// Waits until the queue has such rules.
+    async fn until_rules(&self, queue: &str, wanted: impl Fn(&Rules) -> bool) {
+        let usual = Rules::default();
+        let is_wanted = |book: &Option<BTreeMap<String, Rules>>| {
+            book.as_ref().is_some_and(|book| wanted(book.get(queue).unwrap_or(&usual)))
+        };
+        // The sender is in `self`, so it cannot be gone.
+        let _ = self.rules.subscribe().wait_for(is_wanted).await;
     }
 
     /// Sees a delivery through to its acknowledgement, renewing the lease meanwhile.
@@ -168,7 +191,7 @@ impl Worker {
             }
         };
         tokio::select! {
-            () = self.handle(Held { delivery, queue, sequence: 0 }) => {}
+            () = self.handle(Held { delivery, queue, lease, sequence: 0 }) => {}
             () = renew => {}
         }
     }
@@ -187,7 +210,8 @@ impl Worker {
         if let Some(due) =
             spec.starts_at().filter(|due| !held.delivery.has_waited() && *due > OffsetDateTime::now_utc())
         {
-            return self.put_off(held, &spec, due).await;
+            let attempt = held.delivery.message().attempt;
+            return self.send_and_acknowledge(&held, &spec, attempt, Some(due)).await;
         }
         let message = held.delivery.message();
         // A job's first message has nothing to read, which is what makes small jobs fast.
@@ -198,10 +222,13 @@ impl Worker {
         let Ok(stored) = stored else { return self.hand_back(held, None).await };
         held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
-        let unwanted = self.unwanted(&held, &spec).await;
+        let Ok(unwanted) = self.unwanted(&held, &spec).await else { return self.hand_back(held, None).await };
         let stored = stored.map(|stored| stored.report);
-        match lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node) {
-            Decision::Drop => held.delivery.done().await,
+        let Ok(decision) = self.decide(&held, fresh, stored, unwanted).await else {
+            return self.hand_back(held, None).await;
+        };
+        match decision {
+            Decision::Drop | Decision::LookFor { .. } => held.delivery.done().await,
             Decision::Finish(report) => self.conclude(held, &spec, *report).await,
             Decision::SendNext(report) => self.send_next(&held, &spec, &report).await,
             Decision::Run { report, announce } => {
@@ -210,6 +237,25 @@ impl Worker {
                 self.run(held, spec, *report, announce).instrument(span).await;
             }
         }
+    }
+
+    /// What is to be done with a delivery.
+    async fn decide(
+        &self,
+        held: &Held<'_>,
+        fresh: Report,
+        stored: Option<Report>,
+        unwanted: Option<Unwanted>,
+    ) -> Result<Decision, Stopping> {
+        let (job, message) = (fresh.job, held.delivery.message());
+        let again = stored.clone();
+        let decision = lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node);
+        let (Decision::LookFor { message: other }, Some(stored)) = (&decision, again) else { return Ok(decision) };
+        if self.is_in_queue(held, *other, job).await? {
+            return Ok(Decision::Drop);
+        }
+        let alone = lifecycle::Message { alone: true, ..message };
+        Ok(lifecycle::on_delivery(Report::queued(job), Some(stored), alone, unwanted, &self.node))
     }
 
     /// Makes an attempt and stores how it ended.
@@ -226,7 +272,12 @@ impl Worker {
         }
         let signals = Arc::new(Signals::default());
         let _registration = self.cancels.register(spec.id, signals.clone());
-        let Some(promised) = self.promise_memory(limits.memory, &signals).await else {
+        let place = match self.place(&held, &spec).await {
+            Ok(place) => place,
+            Err(NoPlace) => return self.put_off(held).await,
+        };
+        let Some(promised) = self.admit(held.queue, limits.memory, &signals).await else {
+            self.leave(place).await;
             return match signals.is_cancelled() {
                 true => self.end_unstarted(held, &spec, report, Outcome::cancelled()).await,
                 false => self.hand_back(held, None).await,
@@ -237,15 +288,24 @@ impl Worker {
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
         if announce && let Err(overtaken) = self.announce(&mut held, &report).await {
+            self.leave(place).await;
             return held.let_go(overtaken).await;
         }
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
         let work = self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release));
-        let end = self.watch(&mut held, &mut report, &signals, announce, work).await;
+        let (mut place, lease) = (place, held.lease);
+        let end = tokio::select! {
+            end = self.watch(&mut held, &mut report, &signals, announce, work) => end,
+            () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => {
+                signals.cancel();
+                End::HandedBack
+            }
+        };
         self.finish(held, &spec, report, end, (waited, started)).await;
         // The slot is free when its thread is, which can be later.
         let _ = freed.await;
+        self.leave(place).await;
         self.metrics.memory_promised_bytes.set(self.promised());
     }
 
@@ -348,7 +408,9 @@ impl Worker {
     /// acknowledges this one. The first who stores an end wins.
     async fn conclude(&self, held: Held<'_>, spec: &JobSpec, report: Report) {
         let retrying = (report.state == State::Retrying).then(|| report.clone());
-        let Some(held) = self.store_end(held, report).await else { return };
+        let held = self.store_end(held, report).await;
+        self.cancels.forget(spec.id);
+        let Some(held) = held else { return };
         match retrying {
             Some(report) => self.send_next(&held, spec, &report).await,
             None => held.delivery.done().await,
@@ -360,11 +422,6 @@ impl Worker {
         let due = report.due().filter(|due| *due > OffsetDateTime::now_utc());
         let next = report.attempt.saturating_add(1);
         self.send_and_acknowledge(held, spec, next, due).await;
-    }
-
-    /// Sends a job that came before its time back to wait for it.
-    async fn put_off(&self, held: Held<'_>, spec: &JobSpec, due: OffsetDateTime) {
-        self.send_and_acknowledge(&held, spec, held.delivery.message().attempt, Some(due)).await;
     }
 
     async fn send_and_acknowledge(&self, held: &Held<'_>, spec: &JobSpec, attempt: u32, due: Option<OffsetDateTime>) {
@@ -382,17 +439,37 @@ impl Worker {
     }
 
     /// Why the job of this message should not run.
-    async fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Option<Unwanted> {
+    async fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Result<Option<Unwanted>, Stopping> {
         if self.cancels.is_asked(spec.id) {
             let had_again = held.delivery.message().attempt > 1;
             match had_again && matches!(self.broker.is_asked_to_cancel(spec.id).await, Ok(false)) {
                 true => self.cancels.forget(spec.id),
-                false => return Some(Unwanted::Cancelled),
+                false => return Ok(Some(Unwanted::Cancelled)),
             }
         }
-        let expires = Duration::from_millis(spec.expires_ms?);
+        if spec.dedupe_key.is_some()
+            && let Some(other) = self.other_with_key(spec).await?
+        {
+            return Ok(Some(Unwanted::Duplicate(other)));
+        }
+        let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return Ok(None) };
         let waited = Duration::try_from(OffsetDateTime::now_utc() - held.delivery.published).unwrap_or_default();
-        (waited > expires).then_some(Unwanted::Expired(Span(expires)))
+        Ok((waited > expires).then_some(Unwanted::Expired(Span(expires))))
+    }
+
+    /// Another job that has the key of this one: a client may have published it without asking.
+    async fn other_with_key(&self, spec: &JobSpec) -> Result<Option<JobId>, Stopping> {
+        loop {
+            match self.broker.claim(spec).await {
+                Ok(job) => return Ok((job != spec.id).then_some(job)),
+                Err(QueueError::KeyTaken { job, .. }) => return Ok(Some(job)),
+                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
+                Err(error) => {
+                    tracing::warn!(job = %spec.id, %error, "the job's key cannot be looked up; trying again");
+                    self.pause(BACKOFF.1).await;
+                }
+            }
+        }
     }
 
     /// Stores a report of the end of an attempt. Gives back what is held if its message is still to be
@@ -513,6 +590,20 @@ impl Worker {
 
     fn promised(&self) -> i64 {
         i64::try_from(self.memory_promised_bytes()).unwrap_or(i64::MAX)
+    }
+
+    /// Whether another message of a job is in the queue, however long it takes to get an answer.
+    async fn is_in_queue(&self, held: &Held<'_>, message: u64, job: JobId) -> Result<bool, Stopping> {
+        loop {
+            match has_message(&self.broker, held.queue, message, job).await {
+                Ok(there) => return Ok(there),
+                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
+                Err(error) => {
+                    tracing::warn!(%job, %error, "the job's other message could not be looked for; trying again");
+                    self.pause(BACKOFF.1).await;
+                }
+            }
+        }
     }
 
     /// The event of a job, however long it takes to get an answer.

@@ -176,14 +176,18 @@ impl Cluster {
         Ok(artifacts::open(url, Some(self.broker.jetstream.clone()), &self.config.data.join("artifacts")).await?)
     }
 
-    /// The digest of a component given as file, digest or name; a file is stored if it is not yet.
-    pub(crate) async fn component(&self, component: &str) -> Result<Digest, CliError> {
+    /// The digest of a component given as file, digest or name; and a file's bytes, which may not be stored yet.
+    pub(crate) async fn find(&self, component: &str) -> Result<(Digest, Option<Blob>), CliError> {
         if let Some(path) = as_file(component)? {
             let blob = read_component(path)?;
             sign::check(&self.config, &blob)?;
-            upload(&*self.artifacts().await?, &blob, &format!("uploading {component}")).await?;
-            return Ok(blob.digest());
+            return Ok((blob.digest(), Some(blob)));
         }
+        Ok((self.stored(component).await?, None))
+    }
+
+    /// The digest of a component that is stored, given as digest or name.
+    pub(crate) async fn stored(&self, component: &str) -> Result<Digest, CliError> {
         let digest = match component.parse::<Digest>() {
             Ok(digest) => digest,
             Err(_) => self.named(component).await?,

@@ -160,6 +160,8 @@ impl From<QueueError> for CliError {
                 .hint("`wasmjob status` lists the queues; a queue begins with a node that works on it"),
             QueueError::Full { .. } => CliError::platform(error)
                 .hint("make room on the disk of the NATS server, or delete artifacts with `wasmjob artifact rm`"),
+            QueueError::KeyTaken { .. } => CliError::usage(error)
+                .hint("give this job another key, or wait until the result of the other one has expired"),
             QueueError::TooLarge { .. } => {
                 CliError::usage(error).hint("pass large values as input: inputs become artifacts by themselves")
             }

@@ -55,7 +55,7 @@ async fn fetch(global: &Global, component: &str) -> Result<Blob, CliError> {
         Ok(digest) => download(&*artifact::store(global).await?, &digest).await,
         Err(_) => {
             let cluster = Cluster::connect(global).await?;
-            let digest = cluster.component(component).await?;
+            let digest = cluster.stored(component).await?;
             download(&*cluster.artifacts().await?, &digest).await
         }
     }

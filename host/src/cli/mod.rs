@@ -19,6 +19,7 @@ mod nodes;
 mod placement;
 mod ps;
 mod push;
+mod queue;
 mod render;
 mod run;
 mod schedule;
@@ -97,7 +98,7 @@ enum Command {
     /// Sign a component
     Sign(sign::SignArgs),
     /// Submit a job and print its id
-    Submit(submit::SubmitArgs),
+    Submit(Box<submit::SubmitArgs>),
     /// Show a job
     Get(get::GetArgs),
     /// Print the output of a job
@@ -116,6 +117,9 @@ enum Command {
     /// Have jobs recur
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Look at queues, let them rest or empty them, and say how fast and for what they are
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// Show nodes, queues and recent failures at a glance
     Status,
     /// List nodes, and let other machines join
@@ -209,7 +213,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Inspect(args) => inspect::inspect(&global, args).await,
         Command::Key(command) => key::key(&global, command),
         Command::Sign(args) => sign::sign(&global, args),
-        Command::Submit(args) => submit::submit(&global, args).await,
+        Command::Submit(args) => submit::submit(&global, *args).await,
         Command::Get(args) => get::get(&global, args).await,
         Command::Result(args) => get::result(&global, args).await,
         Command::Logs(args) => logs::logs(&global, args).await,
@@ -218,6 +222,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Retry(args) => again::retry(&global, args).await,
         Command::Dead(command) => again::dead(&global, command).await,
         Command::Schedule(command) => schedule::schedule(&global, command).await,
+        Command::Queue(command) => queue::queue(&global, command).await,
         Command::Status => status::status(&global).await,
         Command::Nodes(command) => nodes::nodes(&global, command).await,
         Command::Artifact(command) => artifact::artifact(&global, command).await,

@@ -38,7 +38,8 @@ pub(crate) struct NodeFlags {
     /// Memory for all jobs together, such as 8GiB [default: 3/4 of the machine's]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Queues to work on, separated by commas [default: default]
+    /// Queues to work on, separated by commas, each with a number of slots if it is another than --slots:
+    /// default,gpu:1 [default: default]
     #[arg(long, value_name = "QUEUES")]
     pub(crate) queues: Option<String>,
     /// Loopback address of metrics and health [default: 127.0.0.1:7717, or a free port]

@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{CliError, common::pair};
 use crate::{
     units::Span,
-    wire::{JobSpec, Retry, timestamp},
+    wire::{Concurrency, JobSpec, Retry, timestamp},
 };
 
 /// A result must outlive a late look.
@@ -17,15 +17,18 @@ const KEEP_MIN: Duration = Duration::from_secs(60);
 /// Where and when a job runs.
 #[derive(Args, Clone)]
 pub(crate) struct PlacementArgs {
-    /// Queue to wait in
-    #[arg(long, default_value = "default", help_heading = "Where and when")]
-    pub(crate) queue: String,
+    /// Queue to wait in [default: what `wasmjob queue routes` says, else default]
+    #[arg(long, help_heading = "Where and when")]
+    queue: Option<String>,
     /// 0 to 9, 9 first
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9), help_heading = "Where and when")]
     priority: u8,
     /// Label a node must have (repeatable; see `wasmjob nodes ls`)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair, help_heading = "Where and when")]
     label: Vec<(String, String)>,
+    /// Run at most N jobs with this key at the same time; the others wait
+    #[arg(long, value_name = "KEY=N", value_parser = concurrency, help_heading = "Where and when")]
+    concurrency: Option<Concurrency>,
     /// Cancel the job if it has not started this long after it could, such as 10m
     #[arg(long, value_name = "TIME", help_heading = "Where and when")]
     expires: Option<Span>,
@@ -61,14 +64,23 @@ pub(crate) struct StartArgs {
 }
 
 impl PlacementArgs {
-    /// Puts the flags into a spec. Errors: one that makes no sense.
-    pub(crate) fn put_into(&self, spec: &mut JobSpec) -> Result<(), CliError> {
+    /// Whether the job goes where routes say.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.queue.is_none()
+    }
+
+    /// Puts the flags into a spec; its queue is the one of its route if no flag names one. Errors: a flag that
+    /// makes no sense.
+    pub(crate) fn put_into(&self, spec: &mut JobSpec, route: Option<&str>) -> Result<(), CliError> {
         if self.keep.0 < KEEP_MIN {
             return Err(CliError::usage(format!("--keep {} is too short; at least {}", self.keep, Span(KEEP_MIN))));
         }
-        spec.queue.clone_from(&self.queue);
+        if let Some(queue) = self.queue.as_deref().or(route) {
+            queue.clone_into(&mut spec.queue);
+        }
         spec.priority = self.priority;
         spec.labels = self.label.iter().cloned().collect();
+        spec.concurrency.clone_from(&self.concurrency);
         spec.expires_ms = self.expires.map(millis);
         spec.result_ttl_ms = millis(self.keep);
         spec.soft_ms = millis(self.soft);
@@ -90,6 +102,12 @@ impl StartArgs {
         let after = self.delay.map(|delay| OffsetDateTime::now_utc() + delay.0);
         self.at.or(after).and_then(timestamp)
     }
+}
+
+fn concurrency(text: &str) -> Result<Concurrency, String> {
+    let (key, max) = pair(text)?;
+    let max = max.parse().map_err(|_| format!("`{max}` is no number of jobs; KEY=N is wanted, such as gpu=2"))?;
+    Ok(Concurrency { key, max })
 }
 
 fn millis(span: Span) -> u64 {

@@ -41,6 +41,10 @@ pub(crate) struct SubmitArgs {
     /// Submit the same job this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
+    /// Submit the same job once only: with the same key, the first one's id is printed; for another job it is an
+    /// error. The key counts as long as the result is kept
+    #[arg(long, value_name = "KEY", conflicts_with = "repeat")]
+    dedupe: Option<String>,
     #[command(flatten)]
     placement: PlacementArgs,
     #[command(flatten)]
@@ -53,14 +57,22 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
     let cluster = Cluster::connect(global).await?;
     let mut spec = spec(&cluster, &args.job, &args.placement).await?;
     spec.at = args.start.time();
+    spec.dedupe_key.clone_from(&args.dedupe);
     spec.check()?;
-    let ids: Vec<JobId> = std::iter::once(spec.id).chain((1..args.repeat).map(|_| new_job_id())).collect();
+    let own: Vec<JobId> = std::iter::once(spec.id).chain((1..args.repeat).map(|_| new_job_id())).collect();
+    let ids = match spec.dedupe_key {
+        Some(_) => vec![cluster.broker.claim(&spec).await?],
+        None => own.clone(),
+    };
+    if ids != own && !global.json {
+        render::talk("this job was submitted with the same key before");
+    }
     let waiter = match args.wait {
         true => Some(Waiter::start(&cluster.broker, ids.clone()).await?),
         false => None,
     };
     let submitted = Instant::now();
-    publish(&cluster, &spec, &ids).await?;
+    publish(&cluster, &spec, &own).await?;
     let Some(waiter) = waiter else { return print_ids(global, &ids) };
     let bar = render::spinner(format!("waiting for {}", plural(ids.len())));
     let reports = waiter.wait(&cluster.broker, &bar).await;
@@ -79,12 +91,17 @@ pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &Placement
     let (given, limits) = job.limits(&cluster.config)?;
     let input = job.input(limits.input)?;
     let mut spec = job.spec(&Offers::of(&cluster.config))?;
-    placement.put_into(&mut spec)?;
+    let (digest, file) = cluster.find(&job.component).await?;
+    spec.component = digest.to_string();
+    let route = if placement.is_routed() { route(cluster, &job.component, &spec.component).await? } else { None };
+    placement.put_into(&mut spec, route.as_deref())?;
     spec.limits = given;
     place(cluster, &mut spec).await?;
     check_memory(cluster, &spec, &limits).await?;
     spec.check()?;
-    spec.component = cluster.component(&job.component).await?.to_string();
+    if let Some(file) = file {
+        upload(&*cluster.artifacts().await?, &file, &format!("uploading {}", job.component)).await?;
+    }
     spec.input = if input.size() > INLINE_BYTES_MAX {
         upload(&*cluster.artifacts().await?, &input, "uploading the input").await?;
         Input::Artifact(input.digest())
@@ -92,6 +109,13 @@ pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &Placement
         Input::inline(&input.to_bytes(INLINE_BYTES_MAX).map_err(CliError::platform)?)
     };
     Ok(spec)
+}
+
+/// The queue that routes say for a component, by its name or its file's, and its digest.
+async fn route(cluster: &Cluster, component: &str, digest: &str) -> Result<Option<String>, CliError> {
+    let (routes, _) = cluster.broker.routes().await?;
+    let file = Path::new(component).file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    Ok(routes.queue(&[digest, component, file]).map(str::to_owned))
 }
 
 /// Tells at once if no node can ever run it.
@@ -149,7 +173,10 @@ async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId]) -> Result<(),
     use futures_util::{StreamExt, TryStreamExt};
     let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
     let broker = &cluster.broker;
-    jobs.map(|job| async move { broker.submit(&job).await }).buffer_unordered(256).try_collect::<()>().await?;
+    jobs.map(|job| async move { broker.submit(&job).await.map(drop) })
+        .buffer_unordered(256)
+        .try_collect::<()>()
+        .await?;
     let lane = Lane { class: spec.class(), word: format!("p{}", spec.priority) };
     if lane != Lane::usual() {
         broker.announce_lane(&spec.queue).await;

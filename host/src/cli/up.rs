@@ -123,7 +123,7 @@ async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), Cli
     let broker = Broker::new(connect::connect(endpoint).await?);
     ensure_shared(&broker.jetstream).await?;
     for queue in &config.node.queues {
-        ensure_queue(&broker.jetstream, queue, config.queue.lease).await?;
+        ensure_queue(&broker.jetstream, &queue.name, config.queue.lease).await?;
     }
     if config.artifacts.url.is_none() {
         crate::artifacts::open(None, Some(broker.jetstream.clone()), &config.data).await?;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Setting, Source, machine};
+use super::{Setting, Source, WorkedQueue, machine};
+use crate::wire::is_queue_name;
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -64,7 +65,8 @@ const SHORT: &[(&str, &str)] =
 const OTHER_VARIABLES: &[&str] = &["WASMJOB_NATS_SERVER"];
 
 pub(super) const NAME_RULE: &str = "1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit";
-pub(super) const QUEUES_RULE: &str = "names of 1 to 32 of a-z, 0-9 and -, such as [\"default\", \"gpu\"]";
+pub(super) const QUEUES_RULE: &str = "names of 1 to 32 of a-z, 0-9 and -, with a number of slots if it is another than node.slots, such as \
+     [\"default\", \"gpu:1\"]";
 
 pub(super) fn defaults() -> BTreeMap<String, Setting> {
     let value = |key: &Key| match key.default {
@@ -151,14 +153,26 @@ pub fn is_name(text: &str) -> bool {
     first && text.len() <= 63 && text.bytes().all(rest)
 }
 
-pub(super) fn queues(text: &str) -> Result<Vec<String>, String> {
-    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    let wrong = names.iter().find(|name| {
-        name.len() > 32 || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    });
-    match wrong {
-        Some(name) => Err(format!("`{name}` is not a queue name")),
-        None if names.is_empty() => Err("no queue named".to_owned()),
-        None => Ok(names.into_iter().map(str::to_owned).collect()),
+pub(super) fn queues(text: &str) -> Result<Vec<WorkedQueue>, String> {
+    let mut queues: Vec<WorkedQueue> = Vec::new();
+    for text in text.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let (name, slots) = match text.split_once(':') {
+            Some((name, slots)) => (name, Some(slots)),
+            None => (text, None),
+        };
+        if !is_queue_name(name) {
+            return Err(format!("`{name}` is not a queue name"));
+        }
+        if queues.iter().any(|queue| queue.name == name) {
+            return Err(format!("`{name}` is there twice"));
+        }
+        let slots = slots.map(|slots| self::slots(slots).map_err(|error| format!("`{slots}`: {error}"))).transpose()?;
+        queues.push(WorkedQueue { name: name.to_owned(), slots });
     }
+    if queues.is_empty() { Err("no queue named".to_owned()) } else { Ok(queues) }
+}
+
+pub(super) fn slots(text: &str) -> Result<usize, &'static str> {
+    let slots = text.parse::<usize>().map_err(|_| "not a whole number")?;
+    (1..=4096).contains(&slots).then_some(slots).ok_or("out of range: 1 to 4096")
 }

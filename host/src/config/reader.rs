@@ -26,10 +26,7 @@ impl Reader<'_> {
             name: self.checked("node.name", keys::NAME_RULE, |text| {
                 keys::is_name(text).then(|| text.to_owned()).ok_or("not a node name")
             })?,
-            slots: self.checked("node.slots", "a whole number from 1 to 4096", |text| {
-                let slots = text.parse::<usize>().map_err(|_| "not a whole number")?;
-                (1..=4096).contains(&slots).then_some(slots).ok_or("out of range")
-            })?,
+            slots: self.checked("node.slots", "a whole number from 1 to 4096", keys::slots)?,
             memory: self.size("node.memory")?,
             labels: self.labels()?,
             queues: self.checked("node.queues", keys::QUEUES_RULE, keys::queues)?,

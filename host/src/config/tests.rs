@@ -22,7 +22,7 @@ fn nothing_configured_gives_usable_defaults() {
     let config = load("", &[], &[]).unwrap();
     assert!(config.node.slots >= 1);
     assert!(config.node.memory > 0);
-    assert_eq!(config.node.queues, ["default"]);
+    assert_eq!(config.node.queues, [WorkedQueue { name: "default".into(), slots: None }]);
     assert_eq!(config.node.http.to_string(), "127.0.0.1:7717");
     assert_eq!(config.queue.lease, Duration::from_secs(30));
     assert_eq!(config.log.format, LogFormat::Text);
@@ -33,12 +33,13 @@ fn nothing_configured_gives_usable_defaults() {
 #[test]
 fn later_layers_win_and_are_named() {
     let file =
-        "[node]\nslots = 2\nname = \"file\"\nqueues = [\"a\", \"b\"]\n[limits.max]\nwall = \"5s\"\nfuel = 1e13\n";
+        "[node]\nslots = 2\nname = \"file\"\nqueues = [\"a\", \"b:3\"]\n[limits.max]\nwall = \"5s\"\nfuel = 1e13\n";
     let vars = [("WASMJOB_NODE_SLOTS", "3"), ("WASMJOB_LIMITS_MAX_WALL", "6s")];
     let config = load(file, &vars, &[("--name", "node.name", "flag")]).unwrap();
     assert_eq!(config.node.slots, 3);
     assert_eq!(config.node.name, "flag");
-    assert_eq!(config.node.queues, ["a", "b"]);
+    let worked = |name: &str, slots| WorkedQueue { name: name.into(), slots };
+    assert_eq!(config.node.queues, [worked("a", None), worked("b", Some(3))]);
     assert_eq!(config.limits.max["wall"], "6s");
     assert_eq!(config.limits.max["fuel"], "1e13");
     let rows = config.rows();
@@ -71,6 +72,8 @@ fn wrong_values_say_key_source_and_what_is_valid() {
         ("[node]\nname = \"Two Words\"\n", "node.name"),
         ("[node]\nqueues = [\"UPPER\"]\n", "node.queues"),
         ("[node]\nqueues = []\n", "node.queues"),
+        ("[node]\nqueues = [\"a:0\"]\n", "node.queues"),
+        ("[node]\nqueues = [\"a\", \"a:2\"]\n", "node.queues"),
         ("[queue]\nlease = 30\n", "queue.lease"),
         ("[queue]\nlease = \"10m\"\n", "queue.lease"),
         ("[queue]\nlease = \"0s\"\n", "queue.lease"),

@@ -12,7 +12,7 @@ use wasmjob_runtime::{
 };
 
 use crate::{
-    queue::{Broker, QueueError, find_queued},
+    queue::{Broker, QueueError},
     wire::{Grant, JobSpec},
 };
 
@@ -51,15 +51,16 @@ impl Children for ClusterChildren {
         let (broker, id, again) = (self.broker.clone(), child.id, self.attempt > 1);
         let submit = async move {
             // An earlier attempt may have submitted it, longer ago than the queue remembers.
-            let known =
-                again && (broker.event(child.id).await?.is_some() || find_queued(&broker, child.id).await?.is_some());
-            if known { Ok::<_, QueueError>(()) } else { broker.submit(&child).await }
+            let known = again && broker.is_known(child.id).await?;
+            if known { Ok::<_, QueueError>(id) } else { broker.submit(&child).await }
         };
         let submitted = AbortOnDropHandle::new(self.io.spawn(submit))
             .await
             .map_err(|error| AccessError::Unavailable(error.to_string()))?;
-        submitted.map(|()| id.to_string()).map_err(|error| match error {
-            QueueError::UnknownQueue { .. } | QueueError::TooLarge { .. } => AccessError::Refused(error.to_string()),
+        submitted.map(|id| id.to_string()).map_err(|error| match error {
+            QueueError::UnknownQueue { .. } | QueueError::TooLarge { .. } | QueueError::KeyTaken { .. } => {
+                AccessError::Refused(error.to_string())
+            }
             error => AccessError::Unavailable(error.to_string()),
         })
     }

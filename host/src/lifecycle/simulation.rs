@@ -237,7 +237,7 @@ impl World {
             12..15 if self.faults => self.cancel(),
             15..18 if self.faults => self.ask_again(),
             18..20 if self.faults => self.harm_a_node(),
-            20..21 if self.faults => drop(std::mem::take(&mut self.server.ids)),
+            20..21 if self.faults => self.server.ids.clear(),
             21..24 if self.faults => self.double_a_message(),
             24..27 => self.mend(),
             27..40 => self.pass_time(),
@@ -489,14 +489,23 @@ impl World {
         work.seen = stored.as_ref().map_or(0, |(sequence, _)| *sequence);
         let unwanted = self.nodes[node].cancels.contains(&job).then_some(Unwanted::Cancelled);
         let Queued { sequence, attempt, .. } = work.message;
-        let message = Message { sequence, attempt, redelivered: work.redelivered };
+        let message = Message { sequence, attempt, redelivered: work.redelivered, alone: false };
         let stored = stored.map(|(_, report)| report);
-        let decision = on_delivery(Report::queued(id(job)), stored, message, unwanted, &node.to_string());
+        let decide =
+            |message| on_delivery(Report::queued(id(job)), stored.clone(), message, unwanted, &node.to_string());
+        let mut decision = decide(message);
+        if let Decision::LookFor { message: other } = decision
+            && !self.server.queue.iter().any(|message| message.sequence == other)
+        {
+            decision = decide(Message { alone: true, ..message });
+        }
         self.tell(|| format!("  node {node}, job {job}: {}", name(&decision)));
         work.step = match decision {
-            Decision::Drop => Step::Acknowledge,
+            Decision::Drop | Decision::LookFor { .. } => Step::Acknowledge,
             Decision::Finish(report) => Step::StoreEnd(report),
             Decision::SendNext(report) => Step::SendNext(report),
+            // Others have all places of its key.
+            Decision::Run { .. } if self.random.percent(10) => Step::HandBack(None),
             Decision::Run { report, announce: true } => Step::Announce(report),
             Decision::Run { report, announce: false } => Step::Run { report, announced: false },
         };
@@ -607,7 +616,7 @@ impl World {
 
 fn name(decision: &Decision) -> &'static str {
     match decision {
-        Decision::Drop => "drop",
+        Decision::Drop | Decision::LookFor { .. } => "drop",
         Decision::Finish(_) => "finish",
         Decision::SendNext(_) => "send the next",
         Decision::Run { announce: true, .. } => "announce and run",
@@ -616,9 +625,9 @@ fn name(decision: &Decision) -> &'static str {
 }
 
 /// Jobs of all schedules have the same ids: what they are does not matter.
-fn id(job: usize) -> crate::wire::JobId {
+fn id(job: usize) -> JobId {
     use std::sync::LazyLock;
-    static IDS: LazyLock<Vec<crate::wire::JobId>> = LazyLock::new(|| (0..STEPS).map(|_| new_job_id()).collect());
+    static IDS: LazyLock<Vec<JobId>> = LazyLock::new(|| (0..STEPS).map(|_| new_job_id()).collect());
     IDS[job]
 }
 

@@ -31,6 +31,31 @@ pub(super) enum From {
     Time(String),
 }
 
+/// The first message of `stream` on subjects that match `filter`.
+pub(super) async fn first(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+    from: From,
+) -> Result<Option<StoredMessage>, QueueError> {
+    Ok(some(client, stream, filter, from, 1).await?.pop())
+}
+
+/// The last message of each subject of `stream` that matches `filter`.
+pub(super) async fn all(client: &Client, stream: &str, filter: &str) -> Result<Vec<StoredMessage>, QueueError> {
+    let (mut next, mut all) = (1, Vec::new());
+    loop {
+        let batch = batch(client, stream, filter, From::Sequence(next)).await?;
+        let Some(last) = batch.last() else { return Ok(all) };
+        next = last.sequence + 1;
+        let complete = batch.len() < BATCH;
+        all.extend(batch);
+        if complete {
+            return Ok(all);
+        }
+    }
+}
+
 /// Up to `BATCH` messages of `stream` on subjects that match `filter`, oldest first.
 pub(super) async fn batch(
     client: &Client,
@@ -38,10 +63,20 @@ pub(super) async fn batch(
     filter: &str,
     from: From,
 ) -> Result<Vec<StoredMessage>, QueueError> {
+    some(client, stream, filter, from, BATCH).await
+}
+
+async fn some(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+    from: From,
+    max: usize,
+) -> Result<Vec<StoredMessage>, QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: format!("messages of {stream}"), reason };
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| unavailable(error.to_string()))?;
-    let request = request(filter, from).to_string();
+    let request = request(filter, from, max).to_string();
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
     let sent = client.publish_with_reply(subject, inbox, request.into()).await;
     sent.map_err(|error| unavailable(error.to_string()))?;
@@ -59,10 +94,10 @@ pub(super) async fn batch(
     }
 }
 
-fn request(filter: &str, from: From) -> Value {
+fn request(filter: &str, from: From, max: usize) -> Value {
     match from {
-        From::Sequence(sequence) => json!({ "batch": BATCH, "seq": sequence, "next_by_subj": filter }),
-        From::Time(time) => json!({ "batch": BATCH, "start_time": time, "next_by_subj": filter }),
+        From::Sequence(sequence) => json!({ "batch": max, "seq": sequence, "next_by_subj": filter }),
+        From::Time(time) => json!({ "batch": max, "start_time": time, "next_by_subj": filter }),
     }
 }
 

@@ -4,9 +4,12 @@
 //! carries what jobs say, `search` finds what has no event yet. This file stores and reads events.
 
 mod direct;
+mod keys;
 mod logs;
 pub mod names;
 mod pull;
+mod purge;
+mod rules;
 mod schedules;
 mod search;
 mod setup;
@@ -27,10 +30,15 @@ use async_nats::{
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
+pub use purge::{Purged, purge};
+pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};
-pub use search::{Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued};
+pub use search::{
+    Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest,
+};
 pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
@@ -60,6 +68,14 @@ pub enum QueueError {
     #[error("the event of job {job} was changed by somebody else")]
     Refused {
         /// The job.
+        job: JobId,
+    },
+    /// Another job has this key.
+    #[error("job {job} has the key `{key}` and is another one")]
+    KeyTaken {
+        /// The key.
+        key: String,
+        /// Who has it.
         job: JobId,
     },
     /// Nothing stores this queue's jobs.
@@ -99,16 +115,29 @@ impl Broker {
         Broker { client, jetstream }
     }
 
-    /// Publishes a job. When this returns, the job is stored and will be run.
-    pub async fn submit(&self, spec: &JobSpec) -> Result<(), QueueError> {
+    /// Publishes a job. When this returns, the job is stored and will be run. Gives the id of the job that will:
+    /// another one's if that is the same job and has its key.
+    pub async fn submit(&self, spec: &JobSpec) -> Result<JobId, QueueError> {
+        let id = self.claim(spec).await?;
+        // Whoever has the key may have died before it sent this.
+        let same = (id != spec.id).then(|| JobSpec { id, ..spec.clone() });
+        let spec = same.as_ref().unwrap_or(spec);
+        if same.is_some() && self.is_known(id).await? {
+            return Ok(id);
+        }
         let mut tries = 1;
         loop {
             match self.submit_once(spec).await {
                 // Under one message id the server stores it once, however often it is sent.
                 Err(QueueError::Unavailable { .. }) if tries < SUBMIT_TRIES => tries += 1,
-                submitted => return submitted,
+                submitted => return submitted.map(|()| id),
             }
         }
+    }
+
+    /// Whether there is an event of this job, or a message.
+    pub async fn is_known(&self, job: JobId) -> Result<bool, QueueError> {
+        Ok(self.event(job).await?.is_some() || find_queued(self, job).await?.is_some())
     }
 
     /// Says that jobs wait in a lane that may be new, so that nodes look at once.
@@ -134,15 +163,15 @@ impl Broker {
     ) -> Result<(), QueueError> {
         let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
         let mut message = message(payload, attempt);
-        let due = due.and_then(|due| timestamp(due.max(OffsetDateTime::UNIX_EPOCH)));
         let subject = match due {
             None => {
                 message = message.message_id(names::message_id(spec.id, attempt));
                 lane
             }
             Some(due) => {
-                let id = names::waiting_message_id(spec.id, attempt);
-                message = message.message_id(id).header(header::NATS_SCHEDULE, format!("@at {due}").as_str());
+                let due = timestamp(due.max(OffsetDateTime::UNIX_EPOCH)).unwrap_or_default();
+                message = message.message_id(names::waiting_message_id(spec.id, attempt));
+                message = message.header(header::NATS_SCHEDULE, format!("@at {due}").as_str());
                 message = message.header(header::NATS_SCHEDULE_TARGET, lane.as_str());
                 names::waiting(&spec.queue, spec.id, attempt)
             }

@@ -34,6 +34,13 @@ pub const TICKS_DUE: &str = "wj.tick.due.*";
 pub const TICKS_WAITING: &str = "wj.tick.at.*";
 /// The consumer of ticks that have come, which nodes share.
 pub const TICK_CONSUMER: &str = "due";
+/// Bucket of rules of queues, on `rules_key(queue)`, and of routes.
+pub const QUEUES: &str = "wj_queues";
+/// The key of the routes.
+pub const ROUTES_KEY: &str = "routes";
+/// Bucket of keys that jobs share: turns of queues with a rate, on `turn_key(queue)`; names of jobs that are
+/// wanted once; holders of concurrency keys.
+pub const KEYS: &str = "wj_keys";
 /// Bucket of nodes; an entry lives as long as its node beats.
 pub const NODES: &str = "wj_nodes";
 /// Where nodes hear that a queue has a lane it had not before.
@@ -91,6 +98,49 @@ pub fn schedule_of_key(key: &str) -> Option<&str> {
 /// The key of a schedule's past.
 pub fn history_key(schedule: &str) -> String {
     format!("state.{schedule}")
+}
+
+/// The key of the rules of a queue.
+pub fn rules_key(queue: &str) -> String {
+    format!("queue.{queue}")
+}
+
+/// The queue that a key has the rules of.
+pub fn queue_of_rules(key: &str) -> Option<&str> {
+    key.strip_prefix("queue.")
+}
+
+/// The stream of `KEYS`.
+pub const KEYS_STREAM: &str = "KV_wj_keys";
+
+/// Where an entry of `KEYS` is stored.
+pub fn key_subject(key: &str) -> String {
+    format!("$KV.{KEYS}.{key}")
+}
+
+/// A place of a concurrency key.
+pub fn place_key(key: &str, place: u32) -> String {
+    format!("place.{}.{place}", hash(key))
+}
+
+/// All places of a concurrency key.
+pub fn places_of(key: &str) -> String {
+    format!("place.{}.*", hash(key))
+}
+
+/// Who has a key for de-duplication.
+pub fn claim_key(key: &str) -> String {
+    format!("job.{}", hash(key))
+}
+
+/// People choose keys as they like; subjects have rules.
+fn hash(key: &str) -> String {
+    blake3::hash(key.as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// The key of the next turn to start a job of a queue.
+pub fn turn_key(queue: &str) -> String {
+    format!("turn.{queue}")
 }
 
 /// Header with the number of the first attempt that a message is for; without it that is 1.

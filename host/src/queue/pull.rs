@@ -23,6 +23,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
+use time::OffsetDateTime;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
@@ -82,7 +83,7 @@ pub struct Delivery {
     /// How often it was delivered, this time included.
     pub delivered: u64,
     /// When it came into the queue, by the server's clock.
-    pub published: time::OffsetDateTime,
+    pub published: OffsetDateTime,
     /// Its place in the queue's stream.
     sequence: u64,
     chain: Option<Chain>,
@@ -272,8 +273,8 @@ impl Puller {
         }
         let message = jetstream::Message { message: reply, context: self.context.clone() };
         let Ok(info) = message.info() else { return Reply::Status };
-        let (delivered, published) = (u64::try_from(info.delivered).unwrap_or(1), info.published);
-        let sequence = info.stream_sequence;
+        let (delivered, sequence) = (u64::try_from(info.delivered).unwrap_or(1), info.stream_sequence);
+        let published = info.published;
         Reply::Job(Box::new(Delivery { message, delivered, published, sequence, chain: None }))
     }
 }
@@ -312,7 +313,7 @@ impl Delivery {
     pub fn message(&self) -> lifecycle::Message {
         let header = self.headers().and_then(|headers| headers.get(names::ATTEMPT));
         let attempt = header.and_then(|attempt| attempt.as_str().parse().ok()).unwrap_or(1);
-        lifecycle::Message { sequence: self.sequence, attempt, redelivered: self.delivered > 1 }
+        lifecycle::Message { sequence: self.sequence, attempt, redelivered: self.delivered > 1, alone: false }
     }
 
     /// Whether it has waited for its time at the server.

@@ -1,6 +1,6 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures_util::TryStreamExt;
@@ -171,6 +171,31 @@ async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueEr
         from = last.sequence + 1;
         reports.extend(batch.iter().filter_map(|message| Report::parse(&message.payload).ok()));
     }
+}
+
+/// When the job was stored that has waited longest in `queue` for a node to take it, or nothing if none waits.
+pub async fn oldest(broker: &Broker, queue: &str) -> Result<Option<String>, QueueError> {
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
+    let stream = broker.jetstream.get_stream(names::queue_stream(queue)).await;
+    let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    let mut taken = BTreeMap::new();
+    let mut consumers = stream.consumers();
+    while let Some(consumer) = consumers.try_next().await.map_err(|error| unavailable(error.to_string()))? {
+        taken.insert(consumer.config.filter_subject, consumer.delivered.stream_sequence);
+    }
+    let lanes = setup::lanes(&broker.jetstream, queue).await.map_err(|error| unavailable(error.to_string()))?;
+    let mut oldest: Option<String> = None;
+    for lane in lanes.keys() {
+        let subject = lane.subject(queue);
+        let from = From::Sequence(taken.get(&subject).map_or(1, |last| last + 1));
+        let first = direct::first(&broker.client, &names::queue_stream(queue), &subject, from).await?;
+        let stored = first.and_then(|message| Some(message.headers.get("Nats-Time-Stamp")?.as_str().to_owned()));
+        oldest = match (oldest, stored) {
+            (Some(oldest), Some(stored)) => Some(oldest.min(stored)),
+            (oldest, stored) => oldest.or(stored),
+        };
+    }
+    Ok(oldest)
 }
 
 /// How many jobs a queue has.

@@ -31,6 +31,8 @@ const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// How long a node may take for a tick before another one gets it.
 const TICK_LEASE: Duration = Duration::from_secs(30);
+/// How long it can be seen that an entry went by itself.
+const MARKERS_KEPT: Duration = Duration::from_secs(10);
 /// Values that a name had.
 const NAME_HISTORY: i64 = 16;
 /// How long the consumer of a lane stays from which no node asks for jobs.
@@ -75,10 +77,29 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
         (names::NAMES, NAME_HISTORY, Duration::ZERO),
         (names::NODES, 1, NODE_GONE),
         (names::SCHEDULES, 1, Duration::ZERO),
+        (names::QUEUES, 1, Duration::ZERO),
     ] {
         ensure_bucket(jetstream, bucket, history, max_age).await?;
     }
-    Ok(())
+    ensure_keys(jetstream).await
+}
+
+/// Entries of this bucket go by themselves, each in its own time.
+async fn ensure_keys(jetstream: &Context) -> Result<(), SetupError> {
+    if jetstream.get_key_value(names::KEYS).await.is_ok() {
+        return Ok(());
+    }
+    let config = kv::Config {
+        bucket: names::KEYS.into(),
+        history: 1,
+        limit_markers: Some(MARKERS_KEPT),
+        ..kv::Config::default()
+    };
+    jetstream.create_key_value(config).await.map(drop).map_err(|error| SetupError {
+        kind: "bucket",
+        name: names::KEYS.into(),
+        reason: error.to_string(),
+    })
 }
 
 async fn ensure_ticks(jetstream: &Context) -> Result<(), SetupError> {

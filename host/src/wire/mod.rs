@@ -9,4 +9,4 @@ mod spec;
 pub use grant::{FORMS as GRANT_FORMS, GRANTS_MAX, Grant, GrantSyntaxError};
 pub use id::{JobId, new_job_id};
 pub use report::{AttemptRecord, OutputValue, Report, State, Times, timestamp};
-pub use spec::{Deterministic, Input, JobSpec, LimitTable, Retry, SpecError};
+pub use spec::{Concurrency, Deterministic, Input, JobSpec, LimitTable, Retry, SpecError, is_queue_name};

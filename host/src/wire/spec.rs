@@ -78,6 +78,12 @@ pub struct JobSpec {
     /// How long the result is kept once the job has ended.
     #[serde(default = "default_result_ttl_ms")]
     pub result_ttl_ms: u64,
+    /// A job with the same key is the same job, and runs once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedupe_key: Option<String>,
+    /// With how many others that have the same key it may run at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// The job that submitted this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<JobId>,
@@ -88,7 +94,7 @@ pub struct JobSpec {
 
 /// Fields that are part of the spec's contract and not built yet. They are refused unless they say
 /// what is the case anyway, so that no promise is taken that is not kept.
-const LATER: [&str; 7] = ["dedupe_key", "concurrency", "array", "reduce", "after", "after_policy", "memo"];
+const LATER: [&str; 5] = ["array", "reduce", "after", "after_policy", "memo"];
 
 /// The fields of a spec, each there once: who reads the first of two and who reads the last would see
 /// different jobs.
@@ -126,6 +132,16 @@ pub struct Deterministic {
     /// Where its random numbers come from.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// A key of which so many jobs may run at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// Any text.
+    pub key: String,
+    /// How many.
+    pub max: u32,
 }
 
 /// When a job that failed is tried again.
@@ -319,9 +335,17 @@ impl JobSpec {
             at: None,
             expires_ms: None,
             result_ttl_ms: default_result_ttl_ms(),
+            dedupe_key: None,
+            concurrency: None,
             parent: None,
             traceparent: None,
         }
+    }
+
+    /// What the job is, whatever its id and whenever it starts.
+    pub fn fingerprint(&self) -> Digest {
+        let bare = JobSpec { id: JobId::of_tick("", 0), at: None, traceparent: None, ..self.clone() };
+        Digest::of(&bare.to_message())
     }
 
     /// Reads a spec from a message and checks everything that can be checked without asking anybody.
@@ -380,6 +404,7 @@ impl JobSpec {
         }
         retry::check(&self.retry).map_err(|reason| SpecError::Field { field: "retry", reason })?;
         self.check_times()?;
+        self.check_keys()?;
         self.input.bytes()?;
         if !class::is_class(&self.class()) {
             let reason = "a folder is named as a node offers it, NAME or NAME/PATH with NAME of a-z, 0-9, - and _; and \
@@ -409,6 +434,23 @@ impl JobSpec {
         match self.expires_ms {
             Some(ms) if !(1..=RESULT_TTL_MS_MAX).contains(&ms) => {
                 wrong("expires_ms", format!("1 to {RESULT_TTL_MS_MAX} are possible"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_keys(&self) -> Result<(), SpecError> {
+        let wrong = |field, reason: String| Err(SpecError::Field { field, reason });
+        let is_key = |key: &str| (1..=KEY_BYTES_MAX).contains(&key.len());
+        if self.dedupe_key.as_deref().is_some_and(|key| !is_key(key)) {
+            return wrong("dedupe_key", format!("1 to {KEY_BYTES_MAX} bytes are possible"));
+        }
+        match &self.concurrency {
+            Some(Concurrency { key, .. }) if !is_key(key) => {
+                wrong("concurrency", format!("a key has 1 to {KEY_BYTES_MAX} bytes"))
+            }
+            Some(Concurrency { max, .. }) if !(1..=CONCURRENCY_MAX).contains(max) => {
+                wrong("concurrency", format!("`max` can be 1 to {CONCURRENCY_MAX}, not {max}"))
             }
             _ => Ok(()),
         }
@@ -454,6 +496,10 @@ impl JobSpec {
     }
 }
 
+/// Bytes of a key.
+const KEY_BYTES_MAX: usize = 256;
+/// Jobs with one concurrency key that may run at the same time.
+const CONCURRENCY_MAX: u32 = 1_000;
 /// A result must outlive the longest time in which the queue may deliver its job once more.
 const RESULT_TTL_MS_MIN: u64 = 60_000;
 /// Ten years. The server counts in nanoseconds and refuses a time to live that overflows, and a
@@ -551,6 +597,9 @@ mod tests {
             (r#","deterministic":{"sed":1}"#, "sed"),
             (r#","secrets":["a/b"]"#, "a/b"),
             (r#","after":["x"]"#, "after"),
+            (r#","dedupe_key":"""#, "dedupe_key"),
+            (r#","concurrency":{"key":"gpu","max":0}"#, "1 to 1000"),
+            (r#","concurrency":{"key":"gpu"}"#, "max"),
             (r#","traceparent":"00-x""#, "traceparent"),
             (&format!(r#","args":["{}"]"#, "x".repeat(ARGS_BYTES_MAX + 1)), "131072"),
         ] {

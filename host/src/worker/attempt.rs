@@ -11,7 +11,7 @@ use wasmjob_runtime::{
     Signals, Variant, millis,
 };
 
-use super::{BACKOFF, INLINE_BYTES_MAX, MIB, Worker};
+use super::{BACKOFF, INLINE_BYTES_MAX, Worker};
 use crate::{
     grants::{ClusterChildren, ClusterNames, GrantError, Services},
     wire::{Input, JobSpec, OutputValue},
@@ -137,19 +137,6 @@ impl Worker {
         }
         self.patiently(|| self.artifacts.publish(blob)).await.map_err(|error| error.to_string())?;
         Ok(OutputValue::Artifact(blob.digest()))
-    }
-
-    /// Waits until this much memory is not promised to others. First come, first served, so a large
-    /// job is not passed over for ever. `None` if the job was cancelled or the node drains.
-    pub(super) async fn promise_memory(&self, bytes: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
-        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
-        let permit = tokio::select! {
-            permit = self.memory.clone().acquire_many_owned(mib) => permit.ok(),
-            () = signals.cancelled() => None,
-            () = self.draining.cancelled() => None,
-        };
-        self.metrics.memory_promised_bytes.set(self.promised());
-        permit
     }
 
     /// Asks again while a store does not answer: work that was done is not lost because a server was

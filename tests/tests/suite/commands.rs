@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
+use wasmjob_host::queue::names;
 use wasmjob_runtime::Blob;
 use wasmjob_tests::{Cluster, Machine, guest, until};
 
@@ -23,6 +25,24 @@ fn a_job_that_is_waited_for_answers_like_one_that_is_run() {
     assert_eq!(report["output"], json!({ "text": "hello" }));
     let failed = cluster.wasmjob(&["submit", "--wait", "--json", &cluster.guest(&guest::exits(7))]).ended(1);
     assert_eq!(failed.json()["outcome"]["exit_code"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_attempt_that_takes_long_is_announced() {
+    let cluster = Cluster::shared();
+    let broker = cluster.connect().await;
+    // Two writes and the announcement between them, if there is one.
+    for (ms, events) in [(0, vec!["succeeded"]), (400, vec!["running", "succeeded"])] {
+        let mut seen = broker.client.subscribe(names::SEEN_ALL).await.unwrap();
+        broker.client.flush().await.unwrap();
+        let job = cluster.json(&["submit", "--wait", &cluster.guest(&guest::sleeps_ms(ms))])["job"].clone();
+        let mut states = Vec::new();
+        while states.last().is_none_or(|state| state != "succeeded") {
+            let event: Value = serde_json::from_slice(&seen.next().await.unwrap().payload).unwrap();
+            states.extend((event["job"] == job).then(|| event["state"].as_str().unwrap().to_owned()));
+        }
+        assert_eq!(states, events);
+    }
 }
 
 #[test]

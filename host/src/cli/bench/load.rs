@@ -71,7 +71,7 @@ impl Load {
         let begun = Instant::now();
         let submit = async {
             let submitted = futures_util::stream::iter(jobs).map(|job| async move { self.broker.submit(&job).await });
-            submitted.buffer_unordered(IN_FLIGHT).try_collect::<()>().await.map_err(CliError::from)
+            submitted.buffer_unordered(IN_FLIGHT).try_for_each(|_| async { Ok(()) }).await.map_err(CliError::from)
         };
         let ended = async {
             while !open.is_empty() {

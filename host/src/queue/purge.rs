@@ -1,0 +1,104 @@
+//! Ending everything that waits in a queue.
+
+use futures_util::{Stream, StreamExt, stream};
+use time::OffsetDateTime;
+
+use super::{
+    Broker, QueueError,
+    direct::{self, From, StoredMessage},
+    names::{self, Lane},
+};
+use crate::{
+    lifecycle::{self, Cancel},
+    wire::{JobId, JobSpec, Report, timestamp},
+};
+
+/// Jobs that are ended at the same time.
+const AT_ONCE: usize = 64;
+
+/// A job that was, or would be, cancelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// Class and priority, or that it waits for a time.
+    pub lane: String,
+}
+
+/// Cancels the jobs that wait in `queue`: each gets its end stored before its message goes. Those that a node
+/// has go on. With `dry_run`, nothing changes. `None` stands for a message that is left where it is.
+pub fn purge(broker: &Broker, queue: &str, dry_run: bool) -> impl Stream<Item = Result<Option<Purged>, QueueError>> {
+    let (broker, queue) = (broker.clone(), queue.to_owned());
+    let filters = vec![names::waiting_all(&queue), names::queue_all(&queue)];
+    let messages = stream::iter(filters).flat_map({
+        let (broker, queue) = (broker.clone(), queue.clone());
+        move |filter| messages(broker.clone(), names::queue_stream(&queue), filter)
+    });
+    messages
+        .map(move |message| {
+            let (broker, queue) = (broker.clone(), queue.clone());
+            async move { end(&broker, &queue, message?, dry_run).await }
+        })
+        .buffer_unordered(AT_ONCE)
+}
+
+fn messages(
+    broker: Broker,
+    stream_name: String,
+    filter: String,
+) -> impl Stream<Item = Result<StoredMessage, QueueError>> {
+    let batches = stream::try_unfold(1, move |from| {
+        let (broker, stream_name, filter) = (broker.clone(), stream_name.clone(), filter.clone());
+        async move {
+            let batch = direct::batch(&broker.client, &stream_name, &filter, From::Sequence(from)).await?;
+            Ok(batch.last().map(|last| last.sequence + 1).map(|next| (batch, next)))
+        }
+    });
+    batches.flat_map(|batch| match batch {
+        Ok(batch) => stream::iter(batch.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(error)]),
+    })
+}
+
+async fn end(
+    broker: &Broker,
+    queue: &str,
+    message: StoredMessage,
+    dry_run: bool,
+) -> Result<Option<Purged>, QueueError> {
+    // What is no job is for a node to bury.
+    let Some(job) = names::job_of(Some(&message.headers), &message.payload) else { return Ok(None) };
+    let subject = message.headers.get("Nats-Subject").map(async_nats::HeaderValue::as_str).unwrap_or_default();
+    let lane = match Lane::of_subject(subject).filter(|_| subject.starts_with("wj.q.")) {
+        Some(lane) => format!("{} {}", lane.class, lane.word),
+        None => "waits for a time".into(),
+    };
+    let ended = store_end(broker, job, &message, dry_run).await?;
+    if ended && !dry_run {
+        let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
+        let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
+        let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+        // A node may have it by now; it finds that the job has ended.
+        let _ = stream.delete_message(message.sequence).await;
+    }
+    Ok(ended.then_some(Purged { lane }))
+}
+
+/// Stores that a job was cancelled, unless a node has it or it has ended.
+async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run: bool) -> Result<bool, QueueError> {
+    loop {
+        let stored = broker.event(job).await?;
+        let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
+        let fresh = || Report { spec: JobSpec::parse(&message.payload).ok().map(Box::new), ..Report::queued(job) };
+        match lifecycle::on_cancel(stored.map_or_else(fresh, |stored| stored.report)) {
+            Cancel::TooLate(_) | Cancel::Wait => return Ok(false),
+            Cancel::Finish(_) if dry_run => return Ok(true),
+            Cancel::Finish(mut cancelled) => {
+                cancelled.times.finished = timestamp(OffsetDateTime::now_utc());
+                match broker.store(&cancelled, sequence).await {
+                    Ok(_) => return Ok(true),
+                    Err(QueueError::Refused { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}

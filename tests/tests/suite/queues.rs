@@ -1,0 +1,122 @@
+//! Queues as operators see them: what waits, pause, purge, rates, routes, slots.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wasmjob_tests::{Cluster, guest, until};
+
+fn row(cluster: &Cluster, queue: &str) -> Value {
+    let rows = cluster.json(&["queue", "ls"]);
+    rows.as_array().unwrap().iter().find(|row| row["queue"] == queue).unwrap().clone()
+}
+
+#[test]
+fn a_queue_that_rests_starts_nothing_and_goes_on_where_it_was() {
+    let cluster = Cluster::up_with(&["--slots", "1", "--queues", "default,ml:3"]);
+    let (hello, sleeps) = (cluster.guest(&guest::says("hello")), cluster.guest(&guest::sleeps_ms(1_500)));
+    let runs = cluster.submit(&[&sleeps]);
+    cluster.until_state(&runs, "running");
+    cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
+    cluster.wasmjob(&["queue", "pause", "default"]).succeeded().saying(&["paused already"]);
+    let waits = cluster.submit(&[&hello]);
+    // What runs ends; what waits does not start, also at a node that comes later. Other queues are not concerned.
+    cluster.until_state(&runs, "succeeded");
+    cluster.kill(u32::try_from(cluster.node("n1")["pid"].as_u64().unwrap()).unwrap());
+    cluster.wasmjob(&["submit", "--wait", "--queue", "ml", &hello]).succeeded();
+    let default = row(&cluster, "default");
+    assert_eq!((&default["state"], &default["waiting"], &default["running"]), (&"paused".into(), &1.into(), &0.into()));
+    assert!(default["oldest"].is_string() && default["slots"] == 1, "{default}");
+    assert_eq!(row(&cluster, "ml")["slots"], 3);
+    cluster.wasmjob(&["queue", "resume", "default"]).succeeded();
+    cluster.until_state(&waits, "succeeded");
+    assert_eq!(row(&cluster, "default")["oldest"], Value::Null);
+}
+
+#[test]
+fn what_waits_is_purged_and_what_runs_goes_on() {
+    let cluster = Cluster::up_with(&["--slots", "1"]);
+    let (hello, sleeps) = (cluster.guest(&guest::says("hello")), cluster.guest(&guest::sleeps_ms(60_000)));
+    let runs = cluster.submit(&[&sleeps]);
+    cluster.until_state(&runs, "running");
+    let waiting: Vec<String> = [&[hello.as_str()][..], &["--priority", "9", &hello], &["--in", "10h", &hello]]
+        .map(|args| cluster.submit(args))
+        .into();
+    let dry = cluster.json(&["queue", "purge", "default", "--dry-run"]);
+    assert_eq!((&dry["jobs"], &dry["lanes"]["any p9"], &dry["dry_run"]), (&3.into(), &1.into(), &true.into()), "{dry}");
+    assert_eq!(cluster.until_state(&waiting[0], "queued")["attempt"], 0);
+    cluster.wasmjob(&["queue", "purge", "default"]).succeeded().saying(&["3 waiting jobs", "cancelled"]);
+    for job in &waiting {
+        assert_eq!(cluster.until_state(job, "cancelled")["attempt"], 0);
+    }
+    let left = row(&cluster, "default");
+    assert_eq!((&left["waiting"], &left["running"], &left["later"]), (&0.into(), &1.into(), &0.into()), "{left}");
+    cluster.until_state(&runs, "running");
+    // One that was purged can be had again.
+    cluster.wasmjob(&["retry", &waiting[0]]).succeeded();
+    cluster.wasmjob(&["cancel", &runs]).succeeded();
+    cluster.until_state(&waiting[0], "succeeded");
+}
+
+#[test]
+fn jobs_of_a_queue_with_a_rate_start_no_faster() {
+    let cluster = Cluster::up();
+    let hello = cluster.guest(&guest::says("hello"));
+    cluster.wasmjob(&["submit", "--wait", &hello]).succeeded();
+    cluster.wasmjob(&["queue", "rate", "default", "5/s"]).succeeded();
+    until("the node knows", || (row(&cluster, "default")["rate"] == "5/s").then_some(()));
+    let started = Instant::now();
+    cluster.wasmjob(&["submit", "--wait", "--repeat", "8", &hello]).succeeded();
+    // Eight starts, the first at once, whichever of the eight slots makes them.
+    assert!(started.elapsed() >= Duration::from_millis(7 * 200 - 50), "{:?}", started.elapsed());
+    // A turn that is far off is not waited for when the rate is changed.
+    cluster.wasmjob(&["queue", "rate", "default", "1/d"]).succeeded();
+    let jobs = cluster.json(&["submit", "--repeat", "8", &hello]);
+    let jobs: Vec<&str> = jobs.as_array().unwrap().iter().map(|job| job["job"].as_str().unwrap()).collect();
+    // Those that wait for their turn can be cancelled like any other.
+    cluster.wasmjob(&["cancel", jobs[7]]).succeeded();
+    cluster.until_state(jobs[7], "cancelled");
+    cluster.wasmjob(&["queue", "rate", "default", "none"]).succeeded();
+    for job in &jobs[..7] {
+        cluster.until_state(job, "succeeded");
+    }
+}
+
+#[test]
+fn jobs_that_name_no_queue_go_where_routes_say() {
+    let cluster = Cluster::up_with(&["--queues", "default,ml,slow"]);
+    let file = cluster.file("train-forest.wasm", wat::parse_str(guest::says("hello")).unwrap());
+    cluster.wasmjob(&["push", "--name", "train-small", &file]).succeeded();
+    cluster.wasmjob(&["queue", "route", "train-*", "ml"]).succeeded();
+    cluster.wasmjob(&["queue", "route", "train-small*", "slow"]).succeeded();
+    for (args, queue) in [
+        (&[file.as_str()][..], "ml"),
+        (&["train-small"], "slow"),
+        (&["--queue", "default", &file], "default"),
+        (&[&cluster.guest(&guest::says("hello"))], "default"),
+    ] {
+        let report = cluster.json(&[&["submit", "--wait"], args].concat());
+        assert_eq!((&report["state"], &report["spec"]["queue"]), (&"succeeded".into(), &queue.into()), "{args:?}");
+    }
+    let routes = cluster.json(&["queue", "routes"]);
+    assert_eq!(routes, serde_json::json!({ "train-*": "ml", "train-small*": "slow" }));
+    cluster.wasmjob(&["queue", "route", "--rm", "train-*"]).succeeded();
+    assert_eq!(cluster.json(&["submit", "--wait", &file])["spec"]["queue"], "default");
+}
+
+#[test]
+fn what_makes_no_sense_about_queues_is_refused() {
+    let cluster = Cluster::shared();
+    for (args, named) in [
+        (&["pause", "nosuch"][..], "there are default"),
+        (&["purge", "nosuch"], "nosuch"),
+        (&["rate", "default", "fast"], "10/s"),
+        (&["rate", "default", "0/s"], "queue pause"),
+        (&["rate", "nosuch", "1/s"], "nosuch"),
+        (&["route", "x*", "nosuch"], "nosuch"),
+        (&["route", "x*", "No Such"], "queue name"),
+        (&["route", "--rm", "x*"], "queue routes"),
+        (&["route", "x*"], "QUEUE"),
+    ] {
+        cluster.wasmjob(&[&["queue"], args].concat()).ended(2).saying(&[named]);
+    }
+}
