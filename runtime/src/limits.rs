@@ -322,6 +322,15 @@ pub fn not_choosable(name: &str) -> String {
 }
 
 impl Limits {
+    /// The most that any operator can allow.
+    pub fn ceilings() -> Self {
+        let mut limits = Self::maximum_default();
+        for info in CHOOSABLE {
+            limits.set(info.name, info.ceiling);
+        }
+        limits
+    }
+
     /// The most an operator allows unless configured otherwise.
     pub fn maximum_default() -> Self {
         Limits {

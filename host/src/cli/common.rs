@@ -75,11 +75,6 @@ impl JobArgs {
         self.env.iter().cloned().collect()
     }
 
-    /// Whether it must do the same in every run.
-    pub(crate) fn is_deterministic(&self) -> bool {
-        self.deterministic.is_some()
-    }
-
     /// A spec with what both commands take, its grants checked among themselves and against `offers`.
     pub(crate) fn spec(&self, offers: &Offers) -> Result<JobSpec, CliError> {
         let spec = JobSpec {

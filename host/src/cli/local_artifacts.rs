@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use async_nats::jetstream::Context;
 use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::{runtime::Handle, sync::OnceCell};
@@ -28,6 +29,8 @@ pub(crate) struct LocalArtifacts {
     folder: PathBuf,
     cache_bytes: u64,
     scratch: PathBuf,
+    /// The cluster whose artifacts these are, if they are of one.
+    jetstream: Option<Context>,
     opened: OnceCell<Opened>,
 }
 
@@ -47,8 +50,14 @@ impl LocalArtifacts {
             folder: config.data.join("artifacts"),
             cache_bytes: config.node.cache,
             scratch: scratch.to_owned(),
+            jetstream: None,
             opened: OnceCell::new(),
         }
+    }
+
+    /// The artifacts of a cluster.
+    pub(crate) fn of_cluster(config: &Config, scratch: &Path, jetstream: Context) -> Self {
+        LocalArtifacts { jetstream: Some(jetstream), ..LocalArtifacts::new(config, scratch) }
     }
 
     /// The store itself.
@@ -61,7 +70,7 @@ impl LocalArtifacts {
     }
 
     async fn open_all(&self) -> Result<Opened, CliError> {
-        let store = artifacts::open(self.url.as_deref(), None, &self.folder).await?;
+        let store = artifacts::open(self.url.as_deref(), self.jetstream.clone(), &self.folder).await?;
         remove_leftovers(&self.scratch);
         let cache = tempfile::Builder::new()
             .prefix(CACHE_PREFIX)

@@ -10,6 +10,7 @@ mod common;
 mod config;
 mod exit;
 mod get;
+mod here;
 mod inspect;
 mod key;
 mod local_artifacts;
@@ -21,6 +22,7 @@ mod ps;
 mod push;
 mod queue;
 mod render;
+mod replay;
 mod run;
 mod schedule;
 mod secret;
@@ -109,6 +111,8 @@ enum Command {
     Ps(ps::PsArgs),
     /// Cancel jobs, waiting or running
     Cancel(cancel::CancelArgs),
+    /// Make a past attempt once more, here, and say whether it does the same
+    Replay(replay::ReplayArgs),
     /// Have jobs again that have ended
     Retry(again::RetryArgs),
     /// Look at jobs that were given up on, have them again or forget them
@@ -219,6 +223,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Logs(args) => logs::logs(&global, args).await,
         Command::Ps(args) => ps::ps(&global, args).await,
         Command::Cancel(args) => cancel::cancel(&global, args).await,
+        Command::Replay(args) => replay::replay(&global, args).await,
         Command::Retry(args) => again::retry(&global, args).await,
         Command::Dead(command) => again::dead(&global, command).await,
         Command::Schedule(command) => schedule::schedule(&global, command).await,

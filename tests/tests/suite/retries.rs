@@ -77,6 +77,28 @@ fn a_job_that_was_cancelled_can_be_had_again() {
 }
 
 #[test]
+fn a_past_attempt_is_made_once_more_and_compared() {
+    let cluster = Cluster::shared();
+    let wordcount = guest::example("wordcount");
+    let report =
+        cluster.json(&["submit", "--wait", &wordcount, "--deterministic=7", "--input", "a b a", "--env", "A=b"]);
+    let job = report["job"].as_str().unwrap();
+    let again = cluster.wasmjob(&["replay", job]).succeeded();
+    assert_eq!(again.text().trim(), report["output"]["text"].as_str().unwrap().trim());
+    again.saying(&["the same end, the same output, the same fuel"]);
+    // What it cost is told as a report of its own; the job stays as it was.
+    let again = cluster.json(&["replay", job]);
+    assert_eq!((&again["usage"]["fuel"], &again["attempt"]), (&report["usage"]["fuel"], &report["attempt"]));
+    assert_eq!(cluster.json(&["get", job])["times"], report["times"]);
+    // A limit that ended it ends it again, where it did.
+    let spins = cluster.guest(&guest::spins());
+    let report = cluster.wasmjob(&["submit", "--wait", "--json", &spins, "--limit", "fuel=1e6"]).ended(1).json();
+    let again = cluster.wasmjob(&["replay", report["job"].as_str().unwrap()]).ended(1);
+    again.saying(&["reached its fuel limit", "the same end"]);
+    cluster.wasmjob(&["replay", "01arz3ndektsv4rrffq69g5fav"]).ended(2).saying(&["nobody knows job"]);
+}
+
+#[test]
 fn a_job_starts_at_its_time_and_not_before() {
     let cluster = Cluster::shared();
     let component = cluster.guest(&guest::says("hello"));

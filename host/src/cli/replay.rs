@@ -1,0 +1,111 @@
+//! `wasmjob replay`: an attempt of a job of the cluster once more, in this process.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use wasmjob_runtime::{AccessError, Artifacts, Blob, Digest, Limits};
+
+use super::{
+    CliError, Exit, Global,
+    common::Cluster,
+    get,
+    here::{self, Wanted},
+    local_artifacts::LocalArtifacts,
+    render,
+};
+use crate::{
+    grants::{ClusterNames, NoChildren, Offers, Services},
+    limit_values,
+    wire::{Input, JobId, JobSpec, OutputValue, Report},
+};
+
+/// Arguments of `replay`.
+#[derive(Args)]
+#[command(after_help = "\
+The same component, input, arguments and limits, with the folders, addresses and secrets of this machine. Nothing is
+stored: the job stays as it was. A deterministic job does exactly what it did; others see another time and other random
+numbers. It submits no children.
+Example: wasmjob replay 01m892cg0pdwtyxwgxcjbbv3v8")]
+pub(crate) struct ReplayArgs {
+    /// The job's id
+    job: JobId,
+}
+
+/// Makes the attempt, prints its output or its report, and says whether it was the same.
+pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, CliError> {
+    let cluster = Cluster::connect(global).await?;
+    let past = get::find(&cluster, args.job).await?;
+    let Some(spec) = past.spec.as_deref().cloned() else {
+        return Err(CliError::usage(format!("what job {} was to do is not known: it was no valid job spec", args.job)));
+    };
+    let config = &cluster.config;
+    let jetstream = cluster.broker.jetstream.clone();
+    let artifacts = Arc::new(LocalArtifacts::of_cluster(config, &here::scratch(config)?, jetstream));
+    let component = fetch(&artifacts, digest(&cluster, &spec).await?, "component").await?;
+    let input = input(&artifacts, &spec).await?;
+    let services =
+        Services { names: Arc::new(ClusterNames::new(cluster.broker.clone())), children: Arc::new(NoChildren) };
+    let grants = Offers::of(config).resolve(&spec, services).await?;
+    let wanted = Wanted {
+        number: past.attempt.max(1),
+        limits: limits(&cluster, &spec)?,
+        soft: Duration::from_millis(spec.soft_ms),
+        spec,
+        component,
+        input,
+        grants,
+    };
+    let (report, output) = here::attempt(global, config, artifacts, wanted).await?;
+    if !global.json {
+        render::talk(comparison(&past, &report, output.as_ref()));
+    }
+    Ok(here::conclude(global, &report))
+}
+
+/// The limits that the job had, which this machine may not allow others.
+fn limits(cluster: &Cluster, spec: &JobSpec) -> Result<Limits, CliError> {
+    let (defaults, _) = limit_values::limits(&cluster.config)?;
+    Ok(spec.limits.resolve(&defaults, &Limits::ceilings())?)
+}
+
+/// The component of the job. One that was submitted by name is the one of that name now.
+async fn digest(cluster: &Cluster, spec: &JobSpec) -> Result<Digest, CliError> {
+    match spec.component.parse() {
+        Ok(digest) => Ok(digest),
+        Err(_) => cluster.stored(&spec.component).await,
+    }
+}
+
+async fn input(artifacts: &LocalArtifacts, spec: &JobSpec) -> Result<Blob, CliError> {
+    match &spec.input {
+        Input::Artifact(digest) => fetch(artifacts, *digest, "input").await,
+        carried => Ok(Blob::from_bytes(carried.bytes()?.unwrap_or_default())),
+    }
+}
+
+async fn fetch(artifacts: &LocalArtifacts, digest: Digest, what: &str) -> Result<Blob, CliError> {
+    let bar = render::spinner(format!("fetching the {what}"));
+    let fetched = artifacts.open(&digest).await;
+    bar.finish_and_clear();
+    fetched.map_err(|error| match error {
+        AccessError::NotFound(text) => CliError::usage(format!("the {what} of the job is gone: {text}")),
+        error => CliError::platform(error),
+    })
+}
+
+fn comparison(past: &Report, now: &Report, output: Option<&Blob>) -> String {
+    let same = |is: bool| if is { "the same" } else { "NOT the same" };
+    let ended = past.outcome.as_ref().map(|outcome| outcome.kind) == now.outcome.as_ref().map(|outcome| outcome.kind);
+    let was = match &past.output {
+        Some(OutputValue::Artifact(digest)) => Some(*digest),
+        Some(carried) => carried.bytes().map(|bytes| Digest::of(&bytes)),
+        None => None,
+    };
+    format!(
+        "compared with attempt {}: {} end, {} output, {} fuel",
+        past.attempt,
+        same(ended),
+        same(was == output.map(Blob::digest)),
+        same(past.usage.fuel == now.usage.fuel)
+    )
+}
