@@ -58,6 +58,10 @@ pub struct Nats {
     pub creds: Option<PathBuf>,
     /// The certificate authority (PEM) to trust instead of the system's.
     pub ca: Option<PathBuf>,
+    /// Copies of each stream that is made here, on different servers.
+    pub replicas: usize,
+    /// How long the server that `up` runs may keep writes to itself before it has them put on its disk.
+    pub sync: DiskSync,
 }
 
 /// Section `node`.
@@ -79,6 +83,15 @@ pub struct Node {
     pub drain: Duration,
     /// Bytes the cache of artifacts may take.
     pub cache: u64,
+}
+
+/// When what was written is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskSync {
+    /// Before it is acknowledged.
+    Always,
+    /// After this long at the latest.
+    Within(Duration),
 }
 
 /// A queue that a node works on.
@@ -251,7 +264,7 @@ impl Config {
     fn check(data: &Path, settings: BTreeMap<String, Setting>) -> Result<Config, ConfigError> {
         let read = Reader { settings: &settings, data };
         Ok(Config {
-            nats: Nats { url: read.text("nats.url"), creds: read.path("nats.creds"), ca: read.path("nats.ca") },
+            nats: read.nats()?,
             node: read.node()?,
             queue: Queue { lease: read.lease()? },
             grants: read.grants()?,
@@ -306,8 +319,14 @@ impl fmt::Debug for Config {
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url.as_deref().map(redact_url);
-        let Nats { url: _, creds, ca } = self;
-        f.debug_struct("Nats").field("url", &url).field("creds", creds).field("ca", ca).finish()
+        let Nats { url: _, creds, ca, replicas, sync } = self;
+        f.debug_struct("Nats")
+            .field("url", &url)
+            .field("creds", creds)
+            .field("ca", ca)
+            .field("replicas", replicas)
+            .field("sync", sync)
+            .finish()
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmjob_runtime::{Sandbox, SandboxConfig, SandboxError};
 
 use crate::{
-    artifacts::{self, ArtifactError, Cache},
+    artifacts::{self, ArtifactError, Cache, JetStreamArtifacts},
     cancels::Cancels,
     compiler,
     config::{Config, Source, WorkedQueue},
@@ -126,10 +126,10 @@ impl Node {
         let (readiness, _) = watch::channel(Readiness::default());
         let metrics = Metrics::new();
         let broker = connect(endpoint, &readiness, &metrics).await?;
-        ensure_shared(&broker.jetstream).await?;
+        ensure_shared(&broker.jetstream, config.nats.replicas).await?;
         let mut queues = Vec::new();
         for WorkedQueue { name, slots } in &config.node.queues {
-            let consumer = ensure_queue(&broker.jetstream, name, config.queue.lease).await?;
+            let consumer = ensure_queue(&broker.jetstream, config.nats.replicas, name, config.queue.lease).await?;
             let lease = consumer.cached_info().config.ack_wait;
             queues.push(Worked { queue: name.clone(), lease, slots: slots.unwrap_or(config.node.slots).max(1) });
         }
@@ -299,6 +299,9 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         crate::private::folder(&path).map_err(|source| NodeError::Folder { path: path.clone(), source })?;
         Ok(path)
     };
+    if config.artifacts.url.is_none() {
+        JetStreamArtifacts::open_or_make(broker.jetstream.clone(), config.nats.replicas).await?;
+    }
     let store = artifacts::open(config.artifacts.url.as_deref(), Some(broker.jetstream.clone()), &config.data).await?;
     let cache = Cache::open(&folder("cache")?, config.node.cache)?;
     let spill_dir = folder("tmp")?;

@@ -42,6 +42,7 @@ pub use folder::DataFolder;
 pub use invite::{invite, revoke};
 pub use supervise::{ChildState, Output, Plan, SuperviseError, Supervised};
 
+use crate::config::DiskSync;
 use crate::connect::{self, ConnectError, Endpoint, EndpointFile};
 use conf::Conf;
 use credentials::Credentials;
@@ -67,6 +68,8 @@ pub struct ServerOptions {
     pub address: Option<String>,
     /// Nodes that run on this machine and need a user of their own.
     pub nodes: Vec<String>,
+    /// When what was written is on the disk.
+    pub sync: DiskSync,
     /// The command that becomes a child bound to our life, usually our own binary and `exec-child`;
     /// empty starts the child directly, and then it survives when we are killed.
     pub launcher: Vec<std::ffi::OsString>,
@@ -76,7 +79,14 @@ impl ServerOptions {
     /// Loopback, nothing special, children bound to our life through our own binary.
     #[must_use]
     pub fn new(data: PathBuf) -> Self {
-        ServerOptions { data, listen: None, address: None, nodes: Vec::new(), launcher: own_launcher() }
+        ServerOptions {
+            data,
+            listen: None,
+            address: None,
+            nodes: Vec::new(),
+            sync: DiskSync::Within(Duration::from_secs(120)),
+            launcher: own_launcher(),
+        }
     }
 }
 

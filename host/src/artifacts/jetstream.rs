@@ -54,8 +54,13 @@ impl JetStreamArtifacts {
     /// Looks for the stream and creates it only if it is missing: a node's credentials need not
     /// allow that, and whoever made it may have given it limits and replicas.
     pub async fn open(context: jetstream::Context) -> Result<Self, ArtifactError> {
+        Self::open_or_make(context, 1).await
+    }
+
+    /// The same, with so many copies on different servers if it is made now.
+    pub async fn open_or_make(context: jetstream::Context, replicas: usize) -> Result<Self, ArtifactError> {
         let name: Arc<str> = format!("JetStream stream {STREAM}").into();
-        let stream = find_or_create(&context, &name).await?;
+        let stream = find_or_create(&context, replicas, &name).await?;
         Ok(Self { context, stream: Arc::new(stream), name })
     }
 
@@ -248,14 +253,18 @@ async fn entry_of(store: JetStreamArtifacts, digest: Option<Digest>) -> Result<O
     }
 }
 
-async fn find_or_create(context: &jetstream::Context, name: &Arc<str>) -> Result<Stream, ArtifactError> {
+async fn find_or_create(
+    context: &jetstream::Context,
+    replicas: usize,
+    name: &Arc<str>,
+) -> Result<Stream, ArtifactError> {
     let error = match context.get_stream(STREAM).await {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
     match error.kind() {
         GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            let created = context.create_stream(config()).await;
+            let created = context.create_stream(config(replicas)).await;
             created.map_err(|error| match error.kind() {
                 CreateStreamErrorKind::JetStream(refusal) => ArtifactError::fold(Place::store(name), refusal),
                 _ => ArtifactError::fold(Place::store(name), error),
@@ -266,7 +275,7 @@ async fn find_or_create(context: &jetstream::Context, name: &Arc<str>) -> Result
     }
 }
 
-fn config() -> Config {
+fn config(replicas: usize) -> Config {
     Config {
         name: STREAM.to_owned(),
         description: Some("wasmjob artifacts".to_owned()),
@@ -277,6 +286,7 @@ fn config() -> Config {
         // artifacts that are in use.
         discard: DiscardPolicy::New,
         allow_direct: true,
+        num_replicas: replicas,
         ..Config::default()
     }
 }

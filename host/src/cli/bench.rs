@@ -4,8 +4,10 @@
 //! same specs, stores the same reports behind the same fence, and does not call the guest. Both sides
 //! take turns, so that what else the machine does meets both.
 
+mod full;
 mod load;
 mod machine;
+mod servers;
 
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Exit, Global, node::end_on_signals, render};
+use full::Full;
 use load::{Load, Rate};
 use machine::Rig;
 
@@ -36,6 +39,10 @@ pub(crate) struct BenchArgs {
     /// Single jobs that are timed
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     singles: u32,
+    /// Also a million waiting jobs, a server that writes to its disk before it answers, and three servers: a few
+    /// minutes and a gigabyte of disk
+    #[arg(long)]
+    full: bool,
     /// Jobs the node runs at the same time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slots: u32,
@@ -47,6 +54,8 @@ struct Results {
     noop: Noop,
     single: Single,
     idle: Idle,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<Full>,
     slots: u32,
     jobs: u32,
 }
@@ -111,6 +120,7 @@ async fn measure(rig: &Rig, args: &BenchArgs) -> Result<Results, CliError> {
     bar.set_message(format!("{} jobs one by one", args.singles));
     let (times, floor_times) = load::singles(&real, &floor, args.singles).await?;
     bar.finish_and_clear();
+    let full = if args.full { Some(full::measure(rig, args.slots, args.jobs).await?) } else { None };
     let (jobs_per_s, floor_per_s) = (rates.median(), floors.median());
     Ok(Results {
         noop: Noop { jobs_per_s, floor_per_s, ratio: jobs_per_s / floor_per_s },
@@ -121,6 +131,7 @@ async fn measure(rig: &Rig, args: &BenchArgs) -> Result<Results, CliError> {
             floor_p99_us: floor_times.percentile(99),
         },
         idle: Idle { cpu_percent: idle.cpu_percent, rss_bytes: idle.rss_bytes },
+        full,
         slots: args.slots,
         jobs: args.jobs,
     })
@@ -130,9 +141,9 @@ fn show(global: &Global, results: &Results) -> Result<(), CliError> {
     if global.json {
         return render::json(results);
     }
-    let Results { noop, single, idle, .. } = results;
+    let Results { noop, single, idle, full, .. } = results;
     let row = |what: &str, measured: String, floor: String, ratio: String| vec![what.into(), measured, floor, ratio];
-    let rows = [
+    let mut rows = vec![
         row(
             "no-op jobs, end to end",
             format!("{:.0}/s", noop.jobs_per_s),
@@ -159,6 +170,7 @@ fn show(global: &Global, results: &Results) -> Result<(), CliError> {
         ),
         row("idle node, memory", idle.rss_bytes.map_or("-".into(), render::bytes), "-".into(), "-".into()),
     ];
+    rows.extend(full.iter().flat_map(full::rows));
     render::table(&["", "wasmjob", "floor", "ratio"], &rows)?;
     render::talk("the floor is the same without the guest: same messages, fence, specs and reports");
     Ok(())

@@ -11,6 +11,7 @@ use super::{
     render,
 };
 use crate::{
+    artifacts::JetStreamArtifacts,
     config::Config,
     connect::{self, Endpoint},
     nodes,
@@ -55,6 +56,7 @@ pub(crate) async fn up(global: &Global, args: UpArgs) -> Result<Exit, CliError> 
         listen,
         address: args.address.clone(),
         nodes: vec![config.node.name.clone()],
+        sync: config.nats.sync,
         ..ServerOptions::new(config.data.clone())
     };
     let (shutdown, hurry) = (CancellationToken::new(), CancellationToken::new());
@@ -121,12 +123,12 @@ fn signal_again(pid: Option<u32>) {
 /// left that was killed has to be gone.
 async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), CliError> {
     let broker = Broker::new(connect::connect(endpoint).await?);
-    ensure_shared(&broker.jetstream).await?;
+    ensure_shared(&broker.jetstream, config.nats.replicas).await?;
     for queue in &config.node.queues {
-        ensure_queue(&broker.jetstream, &queue.name, config.queue.lease).await?;
+        ensure_queue(&broker.jetstream, config.nats.replicas, &queue.name, config.queue.lease).await?;
     }
     if config.artifacts.url.is_none() {
-        crate::artifacts::open(None, Some(broker.jetstream.clone()), &config.data).await?;
+        JetStreamArtifacts::open_or_make(broker.jetstream.clone(), config.nats.replicas).await?;
     }
     Ok(crate::node::earlier_one_ended(&broker, config).await?)
 }

@@ -40,6 +40,8 @@ pub(super) const KEYS: &[Key] = &[
     Key { name: "log.level", default: Default::Text("info") },
     Key { name: "nats.ca", default: Default::Unset },
     Key { name: "nats.creds", default: Default::Unset },
+    Key { name: "nats.replicas", default: Default::Text("1") },
+    Key { name: "nats.sync", default: Default::Text("2m") },
     Key { name: "nats.url", default: Default::Unset },
     Key { name: "node.cache", default: Default::Text("10GiB") },
     Key { name: "node.drain", default: Default::Text("30s") },

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use wasmjob_runtime::{PublicKey, TrustedKeys, grants::Clock};
 
-use super::{ConfigError, Grants, Limits, LogFormat, Node, Offered, Setting, Source, keys};
+use super::{ConfigError, DiskSync, Grants, Limits, LogFormat, Nats, Node, Offered, Setting, Source, keys};
 use crate::grants::Allowed;
 use crate::units::{Size, Span, UnitError};
 use crate::wire::class;
@@ -21,6 +21,26 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    pub fn nats(&self) -> Result<Nats, ConfigError> {
+        Ok(Nats {
+            url: self.text("nats.url"),
+            creds: self.path("nats.creds"),
+            ca: self.path("nats.ca"),
+            replicas: self.checked("nats.replicas", "1, 3 or 5", |text| match text.parse() {
+                Ok(replicas @ (1 | 3 | 5)) => Ok(replicas),
+                _ => Err("no such number of copies"),
+            })?,
+            sync: self.checked("nats.sync", "always, or a duration from 1s to 1h", |text| {
+                if text == "always" {
+                    return Ok(DiskSync::Always);
+                }
+                let Span(within) = text.parse().map_err(|error: UnitError| error.to_string())?;
+                let bounds = Duration::from_secs(1)..=Duration::from_secs(3_600);
+                if bounds.contains(&within) { Ok(DiskSync::Within(within)) } else { Err("out of bounds".to_owned()) }
+            })?,
+        })
+    }
+
     pub fn node(&self) -> Result<Node, ConfigError> {
         Ok(Node {
             name: self.checked("node.name", keys::NAME_RULE, |text| {

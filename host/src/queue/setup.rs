@@ -56,8 +56,9 @@ impl SetupError {
     }
 }
 
-/// Makes what all queues share.
-pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
+/// Makes what all queues share, with so many copies of each stream on different servers. What is there stays as
+/// it is.
+pub async fn ensure_shared(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
     let republish =
         Republish { source: names::EVENTS_ALL.into(), destination: names::SEEN.into(), headers_only: false };
     let events = Config {
@@ -67,11 +68,11 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
         allow_direct: true,
         allow_message_ttl: true,
         republish: Some(republish),
-        ..kept_on_disk()
+        ..kept_on_disk(replicas)
     };
     ensure_stream(jetstream, events).await?;
-    ensure_logs(jetstream).await?;
-    ensure_ticks(jetstream).await?;
+    ensure_logs(jetstream, replicas).await?;
+    ensure_ticks(jetstream, replicas).await?;
     for (bucket, history, max_age) in [
         (names::CANCELS, 1, CANCELS_KEPT),
         (names::NAMES, NAME_HISTORY, Duration::ZERO),
@@ -79,13 +80,13 @@ pub async fn ensure_shared(jetstream: &Context) -> Result<(), SetupError> {
         (names::SCHEDULES, 1, Duration::ZERO),
         (names::QUEUES, 1, Duration::ZERO),
     ] {
-        ensure_bucket(jetstream, bucket, history, max_age).await?;
+        ensure_bucket(jetstream, replicas, (bucket, history, max_age)).await?;
     }
-    ensure_keys(jetstream).await
+    ensure_keys(jetstream, replicas).await
 }
 
 /// Entries of this bucket go by themselves, each in its own time.
-async fn ensure_keys(jetstream: &Context) -> Result<(), SetupError> {
+async fn ensure_keys(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
     if jetstream.get_key_value(names::KEYS).await.is_ok() {
         return Ok(());
     }
@@ -93,6 +94,7 @@ async fn ensure_keys(jetstream: &Context) -> Result<(), SetupError> {
         bucket: names::KEYS.into(),
         history: 1,
         limit_markers: Some(MARKERS_KEPT),
+        num_replicas: replicas,
         ..kv::Config::default()
     };
     jetstream.create_key_value(config).await.map(drop).map_err(|error| SetupError {
@@ -102,7 +104,7 @@ async fn ensure_keys(jetstream: &Context) -> Result<(), SetupError> {
     })
 }
 
-async fn ensure_ticks(jetstream: &Context) -> Result<(), SetupError> {
+async fn ensure_ticks(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
     let ticks = Config {
         name: names::TICKS.into(),
         subjects: vec![names::TICKS_DUE.into(), names::TICKS_WAITING.into()],
@@ -111,7 +113,7 @@ async fn ensure_ticks(jetstream: &Context) -> Result<(), SetupError> {
         max_messages_per_subject: 1,
         allow_message_schedules: true,
         allow_direct: true,
-        ..kept_on_disk()
+        ..kept_on_disk(replicas)
     };
     ensure_stream(jetstream, ticks).await?;
     let failed = |reason: String| SetupError {
@@ -134,7 +136,7 @@ async fn ensure_ticks(jetstream: &Context) -> Result<(), SetupError> {
     jetstream.create_consumer_on_stream(config, names::TICKS).await.map(drop).map_err(|error| failed(error.to_string()))
 }
 
-async fn ensure_logs(jetstream: &Context) -> Result<(), SetupError> {
+async fn ensure_logs(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
     let mut made = Ok(());
     for max_bytes in LOGS_BYTES_MAX {
         let logs = Config {
@@ -144,7 +146,7 @@ async fn ensure_logs(jetstream: &Context) -> Result<(), SetupError> {
             max_messages_per_subject: LOG_MESSAGES_MAX,
             max_bytes,
             allow_direct: true,
-            ..kept_on_disk()
+            ..kept_on_disk(replicas)
         };
         made = ensure_stream(jetstream, logs).await;
         if !made.as_ref().is_err_and(SetupError::is_full) {
@@ -155,7 +157,12 @@ async fn ensure_logs(jetstream: &Context) -> Result<(), SetupError> {
 }
 
 /// Makes a queue and the consumer that nodes share. The lease is that of whoever makes it first.
-pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> Result<PullConsumer, SetupError> {
+pub async fn ensure_queue(
+    jetstream: &Context,
+    replicas: usize,
+    queue: &str,
+    lease: Duration,
+) -> Result<PullConsumer, SetupError> {
     let config = Config {
         name: names::queue_stream(queue),
         subjects: names::queue_subjects(queue),
@@ -163,7 +170,7 @@ pub async fn ensure_queue(jetstream: &Context, queue: &str, lease: Duration) -> 
         allow_message_schedules: true,
         duplicate_window: DUPLICATES,
         allow_direct: true,
-        ..kept_on_disk()
+        ..kept_on_disk(replicas)
     };
     ensure_stream(jetstream, config).await?;
     ensure_lane(jetstream, queue, &Lane::usual(), lease).await
@@ -223,8 +230,8 @@ pub async fn queues(jetstream: &Context) -> Result<Vec<String>, SetupError> {
     Ok(queues)
 }
 
-fn kept_on_disk() -> Config {
-    Config { storage: StorageType::File, discard: DiscardPolicy::Old, ..Config::default() }
+fn kept_on_disk(replicas: usize) -> Config {
+    Config { storage: StorageType::File, discard: DiscardPolicy::Old, num_replicas: replicas, ..Config::default() }
 }
 
 async fn ensure_stream(jetstream: &Context, config: Config) -> Result<(), SetupError> {
@@ -236,11 +243,16 @@ async fn ensure_stream(jetstream: &Context, config: Config) -> Result<(), SetupE
     jetstream.create_stream(config).await.map(drop).map_err(failed)
 }
 
-async fn ensure_bucket(jetstream: &Context, bucket: &str, history: i64, max_age: Duration) -> Result<(), SetupError> {
+async fn ensure_bucket(
+    jetstream: &Context,
+    replicas: usize,
+    (bucket, history, max_age): (&str, i64, Duration),
+) -> Result<(), SetupError> {
     if jetstream.get_key_value(bucket).await.is_ok() {
         return Ok(());
     }
-    let config = kv::Config { bucket: bucket.into(), history, max_age, ..kv::Config::default() };
+    let config =
+        kv::Config { bucket: bucket.into(), history, max_age, num_replicas: replicas, ..kv::Config::default() };
     jetstream.create_key_value(config).await.map(drop).map_err(|error| SetupError {
         kind: "bucket",
         name: bucket.into(),

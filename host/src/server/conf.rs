@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{choose_port, local_of, reachable_at};
 use super::users::{User, Users};
 use super::{DataFolder, ListenError, ServerError, ServerOptions, permissions, tls};
-use crate::config::host_name;
+use crate::config::{DiskSync, host_name};
 
 /// What the server is told apart from its users; kept as `server/listen.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,22 +24,33 @@ pub(super) struct Conf {
     pub tls: bool,
     /// Host others connect to; none on loopback.
     pub advertise: Option<String>,
+    /// When what was written is on the disk, as the server wants to be told.
+    #[serde(default = "usual_sync")]
+    pub sync: String,
+}
+
+fn usual_sync() -> String {
+    "120s".into()
 }
 
 impl Conf {
     /// What holds for this `up`, given what held before.
     pub fn settle(options: &ServerOptions, before: Option<&Conf>) -> Result<Conf, ServerError> {
         let loopback_port = before.and_then(|conf| conf.loopback_port);
+        let sync = match options.sync {
+            DiskSync::Always => "always".to_owned(),
+            DiskSync::Within(time) => format!("{}s", time.as_secs()),
+        };
         let Some(listen) = options.listen else {
             let ip = Ipv4Addr::LOCALHOST.into();
             let port = choose_port(ip, None, loopback_port, false)?;
-            return Ok(Conf { ip, port, loopback_port: Some(port), tls: false, advertise: None });
+            return Ok(Conf { ip, port, loopback_port: Some(port), tls: false, advertise: None, sync });
         };
         let before = before.filter(|conf| conf.tls).map(|conf| conf.port);
         let port = choose_port(listen.ip, listen.port, before, true)?;
         let guessed = reachable_at(listen.ip).first().map(ToString::to_string);
         let advertise = options.address.clone().or(guessed).ok_or(ListenError::NoAddress)?;
-        Ok(Conf { ip: listen.ip, port, loopback_port, tls: true, advertise: Some(advertise) })
+        Ok(Conf { ip: listen.ip, port, loopback_port, tls: true, advertise: Some(advertise), sync })
     }
 
     pub fn load(folder: &DataFolder) -> Result<Option<Conf>, ServerError> {
@@ -107,10 +118,10 @@ impl Conf {
         line("server_name", "wasmjob");
         line("listen", &listen);
         line("pid_file", &quoted(folder.pid_path()));
-        // Disk is synced at JetStream's default pace, every two minutes: a power cut may lose the last
-        // writes, a crash of the server or of the node does not.
+        // A power cut may lose what is not synced; a crash of the server or of the node does not.
+        let sync = quote(&self.sync);
         // The server puts a folder `jetstream` of its own into this one.
-        line("jetstream", &format!("{{ store_dir: {} }}", quoted(folder.path().to_owned())));
+        line("jetstream", &format!("{{ store_dir: {}, sync_interval: {sync} }}", quoted(folder.path().to_owned())));
         if self.tls {
             let (cert, key) = tls::server_paths(folder);
             line("tls", &format!("{{ cert_file: {}, key_file: {}, timeout: 5 }}", quoted(cert), quoted(key)));
@@ -160,6 +171,7 @@ mod tests {
             loopback_port: None,
             tls: true,
             advertise: Some("fd00::1".to_owned()),
+            sync: usual_sync(),
         };
         assert_eq!(conf.local_url(), "tls://127.0.0.1:4222");
         assert_eq!(conf.advertised_url().unwrap(), "tls://[fd00::1]:4222");

@@ -8,10 +8,10 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
-use super::machine::Rig;
+use super::machine::{LEASE, Rig};
 use crate::{
     cli::CliError,
-    queue::{Broker, names},
+    queue::{Broker, ensure_queue, names},
     wire::{JobId, JobSpec, Report, State, new_job_id},
 };
 
@@ -58,6 +58,12 @@ impl Load {
         Load { broker: rig.broker.clone(), spec }
     }
 
+    /// Jobs of a queue that nobody works on.
+    pub(super) async fn waiting(rig: &Rig, queue: &str) -> Result<Self, CliError> {
+        ensure_queue(&rig.broker.jetstream, 1, queue, LEASE).await?;
+        Ok(Load::new(rig, queue))
+    }
+
     fn job(&self) -> JobSpec {
         JobSpec { id: new_job_id(), ..self.spec.clone() }
     }
@@ -69,10 +75,7 @@ impl Load {
         let jobs: Vec<JobSpec> = (0..count).map(|_| self.job()).collect();
         let mut open: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
         let begun = Instant::now();
-        let submit = async {
-            let submitted = futures_util::stream::iter(jobs).map(|job| async move { self.broker.submit(&job).await });
-            submitted.buffer_unordered(IN_FLIGHT).try_for_each(|_| async { Ok(()) }).await.map_err(CliError::from)
-        };
+        let submit = self.submit_all(jobs.into_iter());
         let ended = async {
             while !open.is_empty() {
                 let event = timeout(SILENCE, seen.next()).await.ok().flatten();
@@ -84,6 +87,18 @@ impl Load {
             Ok(())
         };
         tokio::try_join!(submit, ended)?;
+        Ok(f64::from(count) / begun.elapsed().as_secs_f64())
+    }
+
+    async fn submit_all(&self, jobs: impl Iterator<Item = JobSpec>) -> Result<(), CliError> {
+        let submitted = futures_util::stream::iter(jobs).map(|job| async move { self.broker.submit(&job).await });
+        submitted.buffer_unordered(IN_FLIGHT).try_for_each(|_| async { Ok(()) }).await.map_err(CliError::from)
+    }
+
+    /// Jobs per second that are accepted.
+    pub(super) async fn submit(&self, count: u32) -> Result<f64, CliError> {
+        let begun = Instant::now();
+        self.submit_all((0..count).map(|_| self.job())).await?;
         Ok(f64::from(count) / begun.elapsed().as_secs_f64())
     }
 
