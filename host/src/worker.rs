@@ -150,11 +150,17 @@ impl Worker {
 
     async fn work_until_error(&self, queue: &str, lease: Duration, lanes: Lanes) -> Result<(), QueueError> {
         let mut puller = Puller::new(&self.broker.jetstream, queue, lanes).await?;
+        let no_more = async {
+            tokio::select! {
+                () = self.draining.cancelled() => {}
+                () = self.until_rules(queue, |rules| rules.paused) => {}
+            }
+        };
+        tokio::pin!(no_more);
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => break,
-                () = self.until_rules(queue, |rules| rules.paused) => break,
+                () = &mut no_more => break,
                 delivery = puller.next() => delivery?,
             };
             self.metrics.slots_used.inc();
@@ -272,11 +278,15 @@ impl Worker {
         }
         let signals = Arc::new(Signals::default());
         let _registration = self.cancels.register(spec.id, signals.clone());
-        let place = match self.place(&held, &spec).await {
-            Ok(place) => place,
+        let (mut place, lease) = match self.place(&held, &spec).await {
+            Ok(place) => (place, held.lease),
             Err(NoPlace) => return self.put_off(held).await,
         };
-        let Some(promised) = self.admit(held.queue, limits.memory, &signals).await else {
+        let promised = tokio::select! {
+            promised = self.admit(held.queue, limits.memory, &signals) => promised,
+            () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => None,
+        };
+        let Some(promised) = promised else {
             self.leave(place).await;
             return match signals.is_cancelled() {
                 true => self.end_unstarted(held, &spec, report, Outcome::cancelled()).await,
@@ -294,7 +304,6 @@ impl Worker {
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
         let work = self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release));
-        let (mut place, lease) = (place, held.lease);
         let end = tokio::select! {
             end = self.watch(&mut held, &mut report, &signals, announce, work) => end,
             () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => {
