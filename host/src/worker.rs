@@ -157,11 +157,11 @@ impl Worker {
             }
         };
         tokio::pin!(no_more);
-        loop {
+        while !self.draining.is_cancelled() && !self.is_paused(queue) {
             let delivery = tokio::select! {
                 biased;
-                () = &mut no_more => break,
                 delivery = puller.next() => delivery?,
+                () = &mut no_more => break,
             };
             self.metrics.slots_used.inc();
             tokio::select! {
@@ -172,6 +172,10 @@ impl Worker {
         }
         puller.close().await;
         Ok(())
+    }
+
+    fn is_paused(&self, queue: &str) -> bool {
+        self.rules.borrow().as_ref().and_then(|book| book.get(queue)).is_some_and(|rules| rules.paused)
     }
 
     /// Waits until the queue has such rules.

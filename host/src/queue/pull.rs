@@ -59,6 +59,8 @@ pub struct Puller {
     turns: Turns,
     /// When the request that the server holds for each lane was last heard of. It holds at most one.
     heard: BTreeMap<Lane, Instant>,
+    /// The same, for those who only look.
+    lanes_now: Arc<watch::Receiver<BTreeSet<Lane>>>,
     /// The lane of the last job, and whether its acknowledgement asked for the next one.
     chained: Option<(Lane, Arc<AtomicBool>)>,
 }
@@ -67,7 +69,7 @@ pub struct Puller {
 struct Chain {
     reply: String,
     asked: Arc<AtomicBool>,
-    lanes: watch::Receiver<BTreeSet<Lane>>,
+    lanes: Arc<watch::Receiver<BTreeSet<Lane>>>,
 }
 
 impl Chain {
@@ -103,6 +105,7 @@ impl Puller {
             queue,
             inbox,
             replies,
+            lanes_now: Arc::new(lanes.clone()),
             lanes,
             turns: Turns::default(),
             heard: BTreeMap::new(),
@@ -202,7 +205,7 @@ impl Puller {
         let Some(lane) = Lane::of_subject(delivery.subject()) else { return };
         let asked = Arc::new(AtomicBool::new(false));
         let reply = format!("{}.{}", self.inbox, lane.consumer());
-        delivery.chain = Some(Chain { reply, asked: asked.clone(), lanes: self.lanes.clone() });
+        delivery.chain = Some(Chain { reply, asked: asked.clone(), lanes: self.lanes_now.clone() });
         self.chained = Some((lane, asked));
     }
 

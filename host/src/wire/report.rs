@@ -8,6 +8,9 @@ use wasmjob_runtime::{Digest, Outcome, Progress, Usage};
 
 use super::{JobId, JobSpec};
 
+/// Bytes of most events.
+const EVENT_BYTES_USUAL: usize = 2048;
+
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,7 +127,7 @@ impl Report {
 
     /// The event to publish.
     pub fn to_event(&self) -> Bytes {
-        Bytes::from(serde_json::to_vec(self).expect("a report has only string keys"))
+        super::spec::json(self, EVENT_BYTES_USUAL)
     }
 
     /// The last attempt as an entry of the history.

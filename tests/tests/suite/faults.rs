@@ -102,7 +102,7 @@ fn everything_that_is_killed_at_once_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_whose_messages_disappeared_are_found_and_ended() {
-    let cluster = Cluster::up_with(&["--slots", "1"]);
+    let cluster = Cluster::up_with(&["--slots", "2"]);
     let broker = cluster.connect().await;
     let guest = cluster.guest(&guest::exits(7));
     let retrying = cluster.submit(&["--retries", "1", "--backoff", "1s", "--backoff-max", "1s", &guest]);

@@ -133,10 +133,19 @@ pub(super) async fn singles(one: &Load, other: &Load, count: u32) -> Result<(Tim
 
 /// The job whose end this event is.
 fn succeeded(event: &[u8]) -> Result<Option<JobId>, CliError> {
-    let report = Report::parse(event).map_err(CliError::platform)?;
-    match report.state {
-        State::Succeeded => Ok(Some(report.job)),
-        state if state.is_terminal() => Err(CliError::platform(crate::cli::render::failure(&report))),
+    /// What whoever submits many jobs wants to know of each.
+    #[derive(serde::Deserialize)]
+    struct End {
+        job: JobId,
+        state: State,
+    }
+    let End { job, state } = serde_json::from_slice(event).map_err(CliError::platform)?;
+    match state {
+        State::Succeeded => Ok(Some(job)),
+        state if state.is_terminal() => {
+            let report = Report::parse(event).map_err(CliError::platform)?;
+            Err(CliError::platform(crate::cli::render::failure(&report)))
+        }
         _ => Ok(None),
     }
 }
