@@ -28,6 +28,7 @@ pub mod retry;
 pub mod rules;
 pub mod schedule;
 pub mod server;
+pub mod server_time;
 pub mod telemetry;
 pub mod ticks;
 pub mod units;

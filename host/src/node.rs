@@ -36,7 +36,9 @@ use crate::{
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
     queue::{Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
-    reconciler, ticks,
+    reconciler,
+    server_time::ServerTime,
+    ticks,
     wire::timestamp,
     worker::{MIB, Worker},
 };
@@ -137,6 +139,7 @@ impl Node {
         let listener = http::bind(config.node.http, config.source("node.http") != Source::Default).await?;
         let slots = queues.iter().map(|worked| worked.slots).sum();
         let worker = worker(config, broker, metrics, slots).await?;
+        worker.time.ask(&worker.broker).await?;
         let info = describe(config, &worker, &queues, &listener);
         Ok(Node { worker: Arc::new(worker), info, queues, drain: config.node.drain, listener, readiness })
     }
@@ -334,6 +337,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         defaults,
         maximum,
         rules: watch::Sender::new(None),
+        time: ServerTime::default(),
         skip_guests: false,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
@@ -416,6 +420,9 @@ async fn beat(worker: &Worker, info: NodeInfo) {
     loop {
         ticks.tick().await;
         count_caches(worker);
+        if let Err(error) = worker.time.ask(&worker.broker).await {
+            tracing::debug!(%error, "the server does not say what time it is");
+        }
         if let Err(error) = nodes::put(&worker.broker, &now(worker, &info)).await {
             tracing::warn!(%error, "a heartbeat was not taken");
         }

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
@@ -111,7 +110,7 @@ impl Reconciler {
                 self.open.remove(&job);
                 continue;
             };
-            let late = OffsetDateTime::now_utc() - patience;
+            let late = self.worker.time.now() - patience;
             if stored.report.times.next.is_none() || stored.report.due().is_none_or(|due| due < late) {
                 due.push(stored);
             }

@@ -33,6 +33,7 @@ use crate::{
         names::{self, Lane},
     },
     rules::Rules,
+    server_time::ServerTime,
     units::Span,
     wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
 };
@@ -84,6 +85,8 @@ pub struct Worker {
     pub maximum: Limits,
     /// The rules of queues.
     pub rules: Rulebook,
+    /// The clock by which decisions are made.
+    pub time: ServerTime,
     /// Say that jobs succeeded without calling a guest.
     pub skip_guests: bool,
     /// Pull no more.
@@ -217,9 +220,7 @@ impl Worker {
             return self.bury(held, reason).await;
         }
         let job = spec.id;
-        if let Some(due) =
-            spec.starts_at().filter(|due| !held.delivery.has_waited() && *due > OffsetDateTime::now_utc())
-        {
+        if let Some(due) = spec.starts_at().filter(|due| !held.delivery.has_waited() && *due > self.time.now()) {
             let attempt = held.delivery.message().attempt;
             return self.send_and_acknowledge(&held, &spec, attempt, Some(due)).await;
         }
@@ -297,7 +298,7 @@ impl Worker {
                 false => self.hand_back(held, None).await,
             };
         };
-        let waited = OffsetDateTime::now_utc() - held.delivery.published;
+        let waited = self.time.now() - held.delivery.published;
         let waited = Duration::try_from(waited).unwrap_or_default();
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
@@ -337,7 +338,7 @@ impl Worker {
                 let (ended, output) = self.keep_output(*ended).await;
                 report.usage.queue_ms = millis(waited);
                 report.usage.compile_ms = ended.usage.compile_ms;
-                let report = lifecycle::on_attempt_end(report, ended, output, &spec.retry, chance());
+                let report = lifecycle::on_attempt_end(report, ended, output, &spec.retry, self.chance());
                 self.conclude(held, spec, report).await;
             }
             End::Overtaken(refused) => {
@@ -432,7 +433,7 @@ impl Worker {
 
     /// Sends the message for the attempt after the one that `report` is about, then acknowledges this one.
     async fn send_next(&self, held: &Held<'_>, spec: &JobSpec, report: &Report) {
-        let due = report.due().filter(|due| *due > OffsetDateTime::now_utc());
+        let due = report.due().filter(|due| *due > self.time.now());
         let next = report.attempt.saturating_add(1);
         self.send_and_acknowledge(held, spec, next, due).await;
     }
@@ -466,7 +467,7 @@ impl Worker {
             return Ok(Some(Unwanted::Duplicate(other)));
         }
         let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return Ok(None) };
-        let waited = Duration::try_from(OffsetDateTime::now_utc() - held.delivery.published).unwrap_or_default();
+        let waited = Duration::try_from(self.time.now() - held.delivery.published).unwrap_or_default();
         Ok((waited > expires).then_some(Unwanted::Expired(Span(expires))))
     }
 
@@ -529,7 +530,7 @@ impl Worker {
 
     async fn end_unstarted(&self, held: Held<'_>, spec: &JobSpec, report: Report, outcome: Outcome) {
         let ended = AttemptReport::unstarted(outcome);
-        let report = lifecycle::on_attempt_end(report, ended, None, &spec.retry, chance());
+        let report = lifecycle::on_attempt_end(report, ended, None, &spec.retry, self.chance());
         self.conclude(held, spec, report).await;
     }
 
@@ -601,6 +602,12 @@ impl Worker {
         labels
     }
 
+    /// The time, and a random number from 0 to 1, which decisions depend on.
+    fn chance(&self) -> (OffsetDateTime, f64) {
+        let random = getrandom::u32().unwrap_or_default();
+        (self.time.now(), f64::from(random) / f64::from(u32::MAX))
+    }
+
     fn promised(&self) -> i64 {
         i64::try_from(self.memory_promised_bytes()).unwrap_or(i64::MAX)
     }
@@ -654,12 +661,6 @@ fn tell(report: &Report) {
             tracing::info!(%job, state, attempt, message, "attempt ended");
         }
     }
-}
-
-/// The time, and a random number from 0 to 1, which decisions depend on.
-fn chance() -> (OffsetDateTime, f64) {
-    let random = getrandom::u32().unwrap_or_default();
-    (OffsetDateTime::now_utc(), f64::from(random) / f64::from(u32::MAX))
 }
 
 /// The report of an attempt that was cancelled and whose guest cannot be asked what it used.

@@ -167,7 +167,7 @@ pub struct Times {
     pub started: Option<String>,
     /// Finished, by the node's clock.
     pub finished: Option<String>,
-    /// When the next attempt is due, by the node's clock.
+    /// When the next attempt is due, by the clock of the NATS server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
