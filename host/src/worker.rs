@@ -3,6 +3,8 @@
 
 mod admission;
 mod attempt;
+mod deciding;
+mod ending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,29 +15,27 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{
     sync::{Semaphore, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use wasmjob_runtime::{AttemptReport, Limit, Limits, Outcome, OutcomeKind, Sandbox, Signals, Usage, millis};
+use wasmjob_runtime::{AttemptReport, Limits, Outcome, OutcomeKind, Sandbox, Signals, Usage, millis};
 
 use admission::NoPlace;
 
 use crate::{
     cancels::Cancels,
     grants::Offers,
-    lifecycle::{self, Decision, Refused, Unwanted},
+    lifecycle::{self, Decision, Refused},
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
-    nodes,
     queue::{
-        Broker, Delivery, LogWriter, Puller, QueueError, Rulebook, Stored, has_message,
+        Broker, Delivery, LogWriter, Puller, QueueError, Rulebook,
         names::{self, Lane},
     },
     rules::Rules,
     server_time::ServerTime,
-    units::Span,
-    wire::{JobId, JobSpec, LimitTable, Report, State, timestamp},
+    wire::{JobSpec, LimitTable, Report, timestamp},
 };
 
 /// An attempt that runs longer is announced with an event of its own; shorter ones only with their
@@ -250,25 +250,6 @@ impl Worker {
         }
     }
 
-    /// What is to be done with a delivery.
-    async fn decide(
-        &self,
-        held: &Held<'_>,
-        fresh: Report,
-        stored: Option<Report>,
-        unwanted: Option<Unwanted>,
-    ) -> Result<Decision, Stopping> {
-        let (job, message) = (fresh.job, held.delivery.message());
-        let again = stored.clone();
-        let decision = lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node);
-        let (Decision::LookFor { message: other }, Some(stored)) = (&decision, again) else { return Ok(decision) };
-        if self.is_in_queue(held, *other, job).await? {
-            return Ok(Decision::Drop);
-        }
-        let alone = lifecycle::Message { alone: true, ..message };
-        Ok(lifecycle::on_delivery(Report::queued(job), Some(stored), alone, unwanted, &self.node))
-    }
-
     /// Makes an attempt and stores how it ended.
     async fn run(&self, mut held: Held<'_>, spec: JobSpec, mut report: Report, announce: bool) {
         let limits = match spec.limits.resolve(&self.defaults, &self.maximum) {
@@ -418,177 +399,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Stores how a job's attempt ended, sends the message for the next one if there is to be one, then
-    /// acknowledges this one. The first who stores an end wins.
-    async fn conclude(&self, held: Held<'_>, spec: &JobSpec, report: Report) {
-        let retrying = (report.state == State::Retrying).then(|| report.clone());
-        let held = self.store_end(held, report).await;
-        self.cancels.forget(spec.id);
-        let Some(held) = held else { return };
-        match retrying {
-            Some(report) => self.send_next(&held, spec, &report).await,
-            None => held.delivery.done().await,
-        }
-    }
-
-    /// Sends the message for the attempt after the one that `report` is about, then acknowledges this one.
-    async fn send_next(&self, held: &Held<'_>, spec: &JobSpec, report: &Report) {
-        let due = report.due().filter(|due| *due > self.time.now());
-        let next = report.attempt.saturating_add(1);
-        self.send_and_acknowledge(held, spec, next, due).await;
-    }
-
-    async fn send_and_acknowledge(&self, held: &Held<'_>, spec: &JobSpec, attempt: u32, due: Option<OffsetDateTime>) {
-        let mut wait = BACKOFF.0;
-        while let Err(error) = self.broker.send(spec, held.delivery.payload().clone(), attempt, due).await {
-            if self.stopping.is_cancelled() {
-                self.metrics.handed_back.inc();
-                return held.delivery.hand_back(None).await;
-            }
-            tracing::warn!(job = %spec.id, %error, "the message for the next attempt could not be sent; trying again");
-            self.pause(wait).await;
-            wait = (wait * 2).min(BACKOFF.1);
-        }
-        held.delivery.done().await;
-    }
-
-    /// Why the job of this message should not run.
-    async fn unwanted(&self, held: &Held<'_>, spec: &JobSpec) -> Result<Option<Unwanted>, Stopping> {
-        if self.cancels.is_asked(spec.id) {
-            let had_again = held.delivery.message().attempt > 1;
-            match had_again && matches!(self.broker.is_asked_to_cancel(spec.id).await, Ok(false)) {
-                true => self.cancels.forget(spec.id),
-                false => return Ok(Some(Unwanted::Cancelled)),
-            }
-        }
-        if spec.dedupe_key.is_some()
-            && let Some(other) = self.other_with_key(spec).await?
-        {
-            return Ok(Some(Unwanted::Duplicate(other)));
-        }
-        let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return Ok(None) };
-        let waited = Duration::try_from(self.time.now() - held.delivery.published).unwrap_or_default();
-        Ok((waited > expires).then_some(Unwanted::Expired(Span(expires))))
-    }
-
-    /// Another job that has the key of this one: a client may have published it without asking.
-    async fn other_with_key(&self, spec: &JobSpec) -> Result<Option<JobId>, Stopping> {
-        loop {
-            match self.broker.claim(spec).await {
-                Ok(job) => return Ok((job != spec.id).then_some(job)),
-                Err(QueueError::KeyTaken { job, .. }) => return Ok(Some(job)),
-                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
-                Err(error) => {
-                    tracing::warn!(job = %spec.id, %error, "the job's key cannot be looked up; trying again");
-                    self.pause(BACKOFF.1).await;
-                }
-            }
-        }
-    }
-
-    /// Stores a report of the end of an attempt. Gives back what is held if its message is still to be
-    /// acknowledged.
-    async fn store_end<'a>(&self, mut held: Held<'a>, mut report: Report) -> Option<Held<'a>> {
-        report.times.finished = timestamp(OffsetDateTime::now_utc());
-        let mut wait = BACKOFF.0;
-        loop {
-            match self.broker.store(&report, held.sequence).await {
-                Ok(_) => {
-                    if report.state.is_terminal() {
-                        self.metrics.job_finished(held.queue, report.state.name());
-                    }
-                    tell(&report);
-                    break;
-                }
-                Err(QueueError::Refused { .. }) => {
-                    let Ok(stored) = self.event(report.job).await else {
-                        self.hand_back(held, None).await;
-                        return None;
-                    };
-                    match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), &report) {
-                        Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
-                        overtaken => {
-                            held.let_go(overtaken).await;
-                            return None;
-                        }
-                    }
-                }
-                Err(error) if self.stopping.is_cancelled() => {
-                    tracing::error!(job = %report.job, %error, "the result could not be stored; another node will make it again");
-                    self.hand_back(held, None).await;
-                    return None;
-                }
-                Err(error) => {
-                    tracing::warn!(job = %report.job, %error, "the result could not be stored; trying again");
-                    self.pause(wait).await;
-                    wait = (wait * 2).min(BACKOFF.1);
-                }
-            }
-        }
-        Some(held)
-    }
-
-    async fn end_unstarted(&self, held: Held<'_>, spec: &JobSpec, report: Report, outcome: Outcome) {
-        let ended = AttemptReport::unstarted(outcome);
-        let report = lifecycle::on_attempt_end(report, ended, None, &spec.retry, self.chance());
-        self.conclude(held, spec, report).await;
-    }
-
-    /// Stores why a message is no job, under the id it names, or, if that belongs to a job, under one
-    /// made of the message's place in the queue, so that a redelivery is buried in the same grave.
-    async fn bury(&self, held: Held<'_>, reason: String) {
-        let named = names::job_of(held.delivery.headers(), held.delivery.payload());
-        let stored = match named {
-            Some(job) => self.event(job).await,
-            None => Ok(None),
-        };
-        let job = match (named, stored) {
-            (_, Err(Stopping)) => return self.hand_back(held, None).await,
-            (Some(job), Ok(None)) => job,
-            (Some(_), Ok(Some(stored))) if held.delivery.delivered > 1 && stored.report.state == State::Dead => {
-                return held.delivery.done().await;
-            }
-            _ => held.delivery.own_id(),
-        };
-        self.metrics.dead_lettered(held.queue);
-        tracing::warn!(%job, queue = held.queue, reason, "a message is not a job; it is kept as dead");
-        let report = lifecycle::dead_letter(Report::queued(job), reason);
-        if let Some(held) = self.store_end(held, report).await {
-            held.delivery.done().await;
-        }
-    }
-
-    /// Hands on a job that wants more memory than this node has, or ends it if no node has so much.
-    async fn leave_to_larger_nodes(&self, held: Held<'_>, spec: &JobSpec, report: Report, wanted: u64) {
-        let class = spec.class();
-        let largest = match nodes::largest(&self.broker, held.queue, &class).await {
-            // Nobody knows now: this node's own size is no answer.
-            Err(_) => return self.hand_back(held, Some(LEFT_TO_OTHERS)).await,
-            Ok(largest) => largest.map_or(self.memory_bytes, |node| node.memory_bytes),
-        };
-        if largest >= wanted {
-            return self.hand_back(held, Some(LEFT_TO_OTHERS)).await;
-        }
-        let message = format!("wants {wanted} bytes of memory and the largest node has {largest}");
-        let outcome = Outcome { retryable: false, ..Outcome::limited(Limit::Memory, message) };
-        self.end_unstarted(held, spec, report, outcome).await;
-    }
-
-    /// Stores that this node's attempt ended without a result, so that it is not taken for lost.
-    async fn give_up(&self, held: &Held<'_>, report: Report) {
-        let report = lifecycle::on_hand_back(report);
-        let stored = self.broker.store(&report, held.sequence);
-        // Without it the attempt counts as lost, which a job survives a few times.
-        if let Ok(Err(error)) = timeout(BACKOFF.1, stored).await {
-            tracing::warn!(%error, "that the attempt was handed back could not be stored");
-        }
-    }
-
-    async fn hand_back(&self, held: Held<'_>, after: Option<Duration>) {
-        self.metrics.handed_back.inc();
-        held.delivery.hand_back(after).await;
-    }
-
     /// Memory that is promised to jobs now.
     pub fn memory_promised_bytes(&self) -> u64 {
         let free = self.memory.available_permits() as u64 * MIB;
@@ -612,53 +422,10 @@ impl Worker {
         i64::try_from(self.memory_promised_bytes()).unwrap_or(i64::MAX)
     }
 
-    /// Whether another message of a job is in the queue, however long it takes to get an answer.
-    async fn is_in_queue(&self, held: &Held<'_>, message: u64, job: JobId) -> Result<bool, Stopping> {
-        loop {
-            match has_message(&self.broker, held.queue, message, job).await {
-                Ok(there) => return Ok(there),
-                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
-                Err(error) => {
-                    tracing::warn!(%job, %error, "the job's other message could not be looked for; trying again");
-                    self.pause(BACKOFF.1).await;
-                }
-            }
-        }
-    }
-
-    /// The event of a job, however long it takes to get an answer.
-    async fn event(&self, job: JobId) -> Result<Option<Stored>, Stopping> {
-        let mut wait = BACKOFF.0;
-        loop {
-            match self.broker.event(job).await {
-                Ok(stored) => return Ok(stored),
-                Err(_) if self.stopping.is_cancelled() => return Err(Stopping),
-                Err(error) => {
-                    tracing::warn!(%job, %error, "the job's event could not be read; trying again");
-                    self.pause(wait).await;
-                    wait = (wait * 2).min(BACKOFF.1);
-                }
-            }
-        }
-    }
-
     async fn pause(&self, wait: Duration) {
         tokio::select! {
             () = sleep(wait) => {}
             () = self.stopping.cancelled() => {}
-        }
-    }
-}
-
-/// Says in the node's log how an attempt ended: what went well only to those who want to know everything, as
-/// there can be ten thousand a second.
-fn tell(report: &Report) {
-    let (job, state, attempt) = (report.job, report.state.name(), report.attempt);
-    match report.state {
-        State::Succeeded => tracing::debug!(%job, state, attempt, "attempt ended"),
-        _ => {
-            let message = report.outcome.as_ref().and_then(|outcome| outcome.message.as_deref());
-            tracing::info!(%job, state, attempt, message, "attempt ended");
         }
     }
 }

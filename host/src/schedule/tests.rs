@@ -163,3 +163,15 @@ fn a_definition_reads_back_from_its_json() {
         assert_eq!(serde_json::from_str::<Schedule>(&text).unwrap(), schedule, "{text}");
     }
 }
+
+#[test]
+fn jobs_that_are_to_queue_up_run_one_after_the_other() {
+    let tick = at("2026-01-01T00:00:00Z");
+    let queued = Schedule { overlap: Overlap::Queue, ..hourly() };
+    assert_eq!(queued.job_at(tick).concurrency, Some(Concurrency { key: "schedule nightly".into(), max: 1 }));
+    // Whoever says how many may run at the same time means it.
+    let concurrency = Some(Concurrency { key: "gpu".into(), max: 2 });
+    let own = Schedule { job: JobSpec { concurrency: concurrency.clone(), ..queued.job.clone() }, ..queued };
+    assert_eq!(own.job_at(tick).concurrency, concurrency);
+    assert_eq!(hourly().job_at(tick).concurrency, None);
+}
