@@ -21,6 +21,7 @@ const IN_FLIGHT: usize = 512;
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// One side: a queue, and a node that works on it.
+#[derive(Clone)]
 pub(super) struct Load {
     broker: Broker,
     spec: JobSpec,
@@ -70,6 +71,11 @@ impl Load {
 
     /// Jobs per second from the first submission to the last result.
     pub(super) async fn noop(&self, count: u32) -> Result<f64, CliError> {
+        let load = self.clone();
+        beside_the_connection(async move { load.noop_here(count).await }).await
+    }
+
+    async fn noop_here(&self, count: u32) -> Result<f64, CliError> {
         let mut seen = self.broker.client.subscribe(names::SEEN_ALL).await.map_err(CliError::platform)?;
         self.broker.client.flush().await.map_err(CliError::platform)?;
         let jobs: Vec<JobSpec> = (0..count).map(|_| self.job()).collect();
@@ -119,8 +125,21 @@ impl Load {
     }
 }
 
+/// Runs a client as one in a service runs: on a thread that does input and output as well. What waits for it on
+/// the main thread is woken for every message.
+async fn beside_the_connection<T: Send + 'static>(
+    client: impl Future<Output = Result<T, CliError>> + Send + 'static,
+) -> Result<T, CliError> {
+    tokio::spawn(client).await.map_err(CliError::platform)?
+}
+
 /// Both sides, taking turns.
 pub(super) async fn singles(one: &Load, other: &Load, count: u32) -> Result<(Times, Times), CliError> {
+    let (one, other) = (one.clone(), other.clone());
+    beside_the_connection(async move { singles_here(&one, &other, count).await }).await
+}
+
+async fn singles_here(one: &Load, other: &Load, count: u32) -> Result<(Times, Times), CliError> {
     let (mut ones, mut others) = (Vec::new(), Vec::new());
     for _ in 0..count {
         ones.push(one.single().await?);
