@@ -137,7 +137,8 @@ fn record(report: &mut Report, outcome: Outcome) {
 
 /// Moves the end of the last attempt into the history.
 fn record_last(report: &mut Report) {
-    if let Some(outcome) = report.outcome.take() {
+    // What ended before its first attempt has none to be remembered.
+    if let Some(outcome) = report.outcome.take().filter(|_| report.attempt > 0) {
         record(report, outcome);
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn dead(global: &Global, command: DeadCommand) -> Result<Exit, 
         DeadCommand::Rm(which) => {
             let jobs = which.jobs(&cluster).await?;
             for job in &jobs {
-                cluster.broker.forget(*job).await?;
+                cluster.broker.forget(&get::find(&cluster, *job).await?).await?;
             }
             tell(global, &jobs, "forgotten")?;
             Ok(Exit::Done)
@@ -110,13 +110,17 @@ async fn list(global: &Global, cluster: &Cluster) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Has every one of these again. Stops at the first that cannot be.
+/// Has every one of these again that can be.
 async fn again(global: &Global, cluster: &Cluster, jobs: &[JobId]) -> Result<Exit, CliError> {
+    let (mut exit, mut done) = (Exit::Done, Vec::new());
     for job in jobs {
-        again_one(cluster, *job).await?;
+        match again_one(cluster, *job).await {
+            Ok(()) => done.push(*job),
+            Err(error) => exit = exit.worse(error.report(global.json)),
+        }
     }
-    tell(global, jobs, "queued again")?;
-    Ok(Exit::Done)
+    tell(global, &done, "queued again")?;
+    Ok(exit)
 }
 
 async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {

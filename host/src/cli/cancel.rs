@@ -74,7 +74,7 @@ async fn cancel_one(cluster: &Cluster, job: JobId) -> Result<(State, bool), CliE
                 match broker.store(&cancelled, sequence).await {
                     Ok(_) => {
                         if let Some(spec) = &cancelled.spec {
-                            broker.forget_waiting(&spec.queue, job).await;
+                            broker.take_out(&spec.queue, job).await;
                         }
                         return Ok((State::Cancelled, false));
                     }

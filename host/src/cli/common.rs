@@ -18,8 +18,8 @@ use crate::{
     connect,
     grants::Offers,
     limit_values,
-    queue::Broker,
-    wire::{Deterministic, Grant, JobSpec, LimitTable, new_job_id},
+    queue::{self, Broker},
+    wire::{Deterministic, Grant, JobSpec, LimitTable, is_queue_name, new_job_id},
 };
 
 /// Bytes of an input or component that are kept in memory; more goes to a temporary file.
@@ -169,6 +169,19 @@ impl Cluster {
     pub(crate) async fn artifacts(&self) -> Result<Arc<dyn ArtifactStore>, CliError> {
         let url = self.config.artifacts.url.as_deref();
         Ok(artifacts::open(url, Some(self.broker.jetstream.clone()), &self.config.data.join("artifacts")).await?)
+    }
+
+    /// Tells of a queue that nobody has made.
+    pub(crate) async fn check_queue(&self, queue: &str) -> Result<(), CliError> {
+        if !is_queue_name(queue) {
+            return Err(CliError::usage(format!("`{queue}` is no queue name: 1 to 32 of a-z, 0-9 and -")));
+        }
+        let queues = queue::queues(&self.broker.jetstream).await?;
+        match queues.iter().any(|known| known == queue) {
+            true => Ok(()),
+            false => Err(CliError::usage(format!("there is no queue `{queue}`; there are {}", queues.join(", ")))
+                .hint("a queue begins with a node that works on it: `--queues`")),
+        }
     }
 
     /// The digest of a component given as file, digest or name; and a file's bytes, which may not be stored yet.

@@ -129,7 +129,9 @@ impl From<ConnectError> for CliError {
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
         let told = match &error {
-            ServerError::Locked { .. } => CliError::usage(&error),
+            ServerError::Locked { .. } | ServerError::Revoke { .. } | ServerError::NodeName { .. } => {
+                CliError::usage(&error)
+            }
             _ => CliError::platform(&error),
         };
         told.hint(error.hint())

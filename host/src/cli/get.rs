@@ -155,7 +155,7 @@ fn describe(report: &Report) -> String {
         lines.push(("message", message));
     }
     for earlier in &report.attempts {
-        let message = earlier.outcome.message.clone().unwrap_or_default();
+        let message = earlier.outcome.message.clone().unwrap_or_else(|| "it ended well".into());
         lines.push((
             "earlier",
             format!("attempt {} on {}: {message}", earlier.attempt, earlier.node.as_deref().unwrap_or("-")),

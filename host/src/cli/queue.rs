@@ -12,7 +12,6 @@ use crate::{
     nodes::{self, NodeInfo},
     queue::{self, Depth, Purged},
     rules::{Rate, Rules},
-    wire::is_queue_name,
 };
 
 /// Subcommands of `queue`.
@@ -108,16 +107,6 @@ pub(crate) async fn queue(global: &Global, command: QueueCommand) -> Result<Exit
     Ok(Exit::Done)
 }
 
-/// Tells of a queue that nobody has made.
-async fn check(cluster: &Cluster, queue: &str) -> Result<(), CliError> {
-    let queues = queue::queues(&cluster.broker.jetstream).await?;
-    match queues.iter().any(|known| known == queue) {
-        true => Ok(()),
-        false => Err(CliError::usage(format!("there is no queue `{queue}`; there are {}", queues.join(", ")))
-            .hint("a queue begins with a node that works on it: `--queues`")),
-    }
-}
-
 async fn list(global: &Global, cluster: &Cluster) -> Result<(), CliError> {
     let nodes = nodes::list(&cluster.broker).await?;
     let mut rows = Vec::new();
@@ -163,7 +152,7 @@ async fn row(cluster: &Cluster, nodes: &[NodeInfo], queue: String) -> Result<Row
 }
 
 async fn rest(global: &Global, cluster: &Cluster, queue: &str, paused: bool) -> Result<(), CliError> {
-    check(cluster, queue).await?;
+    cluster.check_queue(queue).await?;
     let word = if paused { "paused" } else { "resumed" };
     let (rules, revision) = cluster.broker.rules(queue).await?;
     if rules.paused == paused {
@@ -178,14 +167,14 @@ async fn rate(global: &Global, cluster: &Cluster, args: &RateArgs) -> Result<(),
         "none" => None,
         rate => Some(rate.parse().map_err(CliError::usage)?),
     };
-    check(cluster, &args.queue).await?;
+    cluster.check_queue(&args.queue).await?;
     let (rules, revision) = cluster.broker.rules(&args.queue).await?;
     cluster.broker.keep_rules(&args.queue, &Rules { rate, ..rules }, revision).await?;
     tell(global, &args.queue, &rate.map_or("starts jobs at any rate".into(), |rate| format!("starts {rate} at most")))
 }
 
 async fn purge(global: &Global, cluster: &Cluster, args: &PurgeArgs) -> Result<(), CliError> {
-    check(cluster, &args.queue).await?;
+    cluster.check_queue(&args.queue).await?;
     let bar = render::spinner(format!("looking through queue {}", args.queue));
     let purged = queue::purge(&cluster.broker, &args.queue, args.dry_run).collect::<Vec<_>>().await;
     bar.finish_and_clear();
@@ -209,13 +198,13 @@ async fn purge(global: &Global, cluster: &Cluster, args: &PurgeArgs) -> Result<(
 }
 
 async fn route(global: &Global, cluster: &Cluster, args: &RouteArgs) -> Result<(), CliError> {
+    if args.pattern.is_empty() {
+        return Err(CliError::usage("an empty pattern fits no component").hint("`*` fits every one"));
+    }
     let (mut routes, revision) = cluster.broker.routes().await?;
     let done = match &args.queue {
-        Some(queue) if !is_queue_name(queue) => {
-            return Err(CliError::usage(format!("`{queue}` is no queue name: 1 to 32 of a-z, 0-9 and -")));
-        }
         Some(queue) => {
-            check(cluster, queue).await?;
+            cluster.check_queue(queue).await?;
             routes.0.insert(args.pattern.clone(), queue.clone());
             format!("goes to {queue}")
         }

@@ -38,6 +38,11 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
     let Some(spec) = past.spec.as_deref().cloned() else {
         return Err(CliError::usage(format!("what job {} was to do is not known: it was no valid job spec", args.job)));
     };
+    if !past.state.is_terminal() || past.attempt == 0 {
+        let state = past.state.name();
+        return Err(CliError::usage(format!("no attempt of job {} has ended for good: it is {state}", args.job))
+            .hint("`wasmjob result --wait` waits for that; `wasmjob run` runs a component here"));
+    }
     let config = &cluster.config;
     let jetstream = cluster.broker.jetstream.clone();
     let artifacts = Arc::new(LocalArtifacts::of_cluster(config, &here::scratch(config)?, jetstream));
@@ -56,9 +61,7 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
         grants,
     };
     let (report, output) = here::attempt(global, config, artifacts, wanted).await?;
-    if !global.json {
-        render::talk(comparison(&past, &report, output.as_ref()));
-    }
+    render::talk(comparison(&past, &report, output.as_ref()));
     Ok(here::conclude(global, &report))
 }
 

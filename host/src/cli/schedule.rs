@@ -67,7 +67,7 @@ pub(crate) struct AddArgs {
     )]
     cron: Option<String>,
     /// Time zone of --cron
-    #[arg(long, value_name = "ZONE", default_value = "UTC", help_heading = "When it recurs")]
+    #[arg(long, value_name = "ZONE", default_value = "UTC", conflicts_with = "every", help_heading = "When it recurs")]
     tz: String,
     /// Every so often, such as 15m; counted from now
     #[arg(long, value_name = "TIME", help_heading = "When it recurs")]
@@ -153,6 +153,7 @@ async fn add(global: &Global, cluster: &Cluster, args: &AddArgs) -> Result<(), C
     };
     let next = schedule.calendar()?.after(now)?;
     schedule.job = submit::spec(cluster, &args.job, &args.placement).await?;
+    cluster.check_queue(&schedule.job.queue).await?;
     let revision = match before {
         Some(before) => before.revision,
         None => cluster.broker.schedule_revision(&args.name).await?,

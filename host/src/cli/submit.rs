@@ -96,6 +96,7 @@ pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &Placement
     let route = if placement.is_routed() { route(cluster, &job.component, &spec.component).await? } else { None };
     placement.put_into(&mut spec, route.as_deref())?;
     spec.limits = given;
+    cluster.check_queue(&spec.queue).await?;
     place(cluster, &mut spec).await?;
     check_memory(cluster, &spec, &limits).await?;
     spec.check()?;

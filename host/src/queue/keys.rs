@@ -147,6 +147,20 @@ impl Broker {
         Err(unavailable(format!("too many want the key `{key}` at the same time")))
     }
 
+    /// Lets another job have the key of this one, if this one has it.
+    pub(super) async fn free_claim(&self, spec: &JobSpec) -> Result<(), QueueError> {
+        let Some(key) = &spec.dedupe_key else { return Ok(()) };
+        let key = names::claim_key(key);
+        let last =
+            direct::first(&self.client, names::KEYS_STREAM, &names::key_subject(&key), From::Sequence(1)).await?;
+        let Some(last) = last.filter(|last| is_there(&last.headers)) else { return Ok(()) };
+        if serde_json::from_slice::<Claim>(&last.payload).is_ok_and(|claim| claim.job == spec.id) {
+            let message = PublishMessage::build().header(OPERATION, "PURGE").ttl(LEFT);
+            self.replace(&key, message, last.sequence).await?;
+        }
+        Ok(())
+    }
+
     /// The job of an earlier claim, if it counts. Errors: it does, and is another job.
     async fn still_has(&self, claimed: &Claim, own: &Claim, key: &str) -> Result<Option<JobId>, QueueError> {
         let same = claimed.fingerprint == own.fingerprint;

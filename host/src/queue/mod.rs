@@ -36,6 +36,7 @@ pub use pull::{Delivery, Puller};
 pub use purge::{Purged, purge};
 pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};
+use search::messages_of;
 pub use search::{
     Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest,
 };
@@ -194,8 +195,12 @@ impl Broker {
         })
     }
 
-    /// Forgets that there was a job.
-    pub async fn forget(&self, job: JobId) -> Result<(), QueueError> {
+    /// Forgets that there was a job, and frees its key.
+    pub async fn forget(&self, report: &Report) -> Result<(), QueueError> {
+        let job = report.job;
+        if let Some(spec) = &report.spec {
+            self.free_claim(spec).await?;
+        }
         let unavailable = |reason: String| QueueError::Unavailable { what: format!("the event of job {job}"), reason };
         let stream = self.jetstream.get_stream_no_info(names::EVENTS).await;
         let stream = stream.map_err(|error| unavailable(error.to_string()))?;
@@ -203,12 +208,16 @@ impl Broker {
         purged.map(drop).map_err(|error| unavailable(error.to_string()))
     }
 
-    /// Takes back what waits for a time for this job. Whoever may not do that leaves it to the job's event,
-    /// which says that it has ended.
-    pub async fn forget_waiting(&self, queue: &str, job: JobId) {
+    /// Takes the messages of a job that has ended out of its queue. Whoever may not do that leaves them to the
+    /// job's event, which says that it has.
+    pub async fn take_out(&self, queue: &str, job: JobId) {
         let Ok(stream) = self.jetstream.get_stream_no_info(names::queue_stream(queue)).await else { return };
         if let Err(error) = stream.purge().filter(names::waiting_of(queue, job)).await {
-            tracing::debug!(%job, %error, "what waits for the job's time stays until then");
+            return tracing::debug!(%job, %error, "the messages of the job stay until their time");
+        }
+        for sequence in messages_of(self, queue, job).await.unwrap_or_default() {
+            // A node may have it by now.
+            let _ = stream.delete_message(sequence).await;
         }
     }
 

@@ -33,6 +33,15 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
     Ok(None)
 }
 
+/// Where in `queue` the messages of a job are that could run.
+pub(super) async fn messages_of(broker: &Broker, queue: &str, job: JobId) -> Result<Vec<u64>, QueueError> {
+    let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
+    let first = from.map_or(From::Sequence(1), From::Time);
+    let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
+    let found = scan(broker, queue, &names::queue_all(queue), first, 1, &mut wanted).await?;
+    Ok(found.iter().map(|message| message.sequence).collect())
+}
+
 /// The job that waits for a time in `queue`.
 async fn find_waiting(broker: &Broker, queue: &str, job: JobId) -> Result<Option<Report>, QueueError> {
     let of_job = names::waiting_of(queue, job);

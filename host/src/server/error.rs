@@ -125,6 +125,14 @@ pub enum ServerError {
         /// The data folder.
         path: PathBuf,
     },
+    /// A node that cannot be taken out.
+    #[error("cannot revoke `{name}`: {reason}")]
+    Revoke {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A node of that name was invited before, or is no name.
     #[error("cannot invite `{name}`: {reason}")]
     NodeName {
@@ -178,6 +186,7 @@ impl ServerError {
             Self::Dies { .. } | Self::Silent { .. } => "see logs/nats-server.log in the data folder".to_owned(),
             Self::NotListening { .. } => "end it and start it with `wasmjob up --listen ADDR`".to_owned(),
             Self::NotRunning { .. } => "start it with `wasmjob up --listen ADDR`".to_owned(),
+            Self::Revoke { .. } => "`wasmjob nodes ls` lists the nodes that live".to_owned(),
             Self::NodeName { .. } => "choose another name".to_owned(),
         }
     }

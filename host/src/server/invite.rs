@@ -52,9 +52,14 @@ pub async fn invite(folder: &DataFolder, name: &str) -> Result<EndpointFile, Ser
 /// Errors: no `up` runs here, or no node has that name.
 pub fn revoke(folder: &DataFolder, name: &str) -> Result<(), ServerError> {
     let conf = running(folder)?;
+    let refused = |reason| Err(ServerError::Revoke { name: name.to_owned(), reason });
+    // `up` leaves the way in for its own node there.
+    if is_node_name(name) && folder.path().join("credentials").join(format!("{name}.join")).exists() {
+        return refused("it is the node of this `wasmjob up`, and ends with it");
+    }
     change(folder, &conf, |users| match users.nodes.remove(name) {
         Some(_) => Ok(()),
-        None => Err(ServerError::NodeName { name: name.to_owned(), reason: "no node has that name".to_owned() }),
+        None => refused("no node of that name was invited"),
     })
 }
 

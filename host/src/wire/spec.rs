@@ -1,6 +1,6 @@
 //! The job spec: what is asked for, as a message that any NATS client can publish.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -494,14 +494,115 @@ impl JobSpec {
         }
     }
 
-    /// The message to publish.
+    /// The message to publish: without what is the case anyway, which most of a spec is.
     pub fn to_message(&self) -> Bytes {
-        json(self, SPEC_BYTES_USUAL)
+        json(&Brief::of(self), SPEC_BYTES_USUAL)
+    }
+}
+
+/// A spec without its defaults.
+#[derive(Serialize)]
+struct Brief<'a> {
+    v: u32,
+    id: JobId,
+    component: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a Input>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    args: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    secrets: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "LimitTable::is_empty")]
+    limits: &'a LimitTable,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    grants: &'a [Grant],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deterministic: Option<Deterministic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<&'a Retry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soft_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_ttl_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedupe_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<&'a Concurrency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+}
+
+impl<'a> Brief<'a> {
+    fn of(spec: &'a JobSpec) -> Self {
+        static USUAL: LazyLock<JobSpec> = LazyLock::new(|| JobSpec::new(JobId::of_tick("", 0), ""));
+        // Every field is named, so that none that comes later is forgotten.
+        let JobSpec {
+            v,
+            id,
+            component,
+            input,
+            args,
+            env,
+            secrets,
+            queue,
+            priority,
+            labels,
+            limits,
+            grants,
+            deterministic,
+            retry,
+            soft_ms,
+            at,
+            expires_ms,
+            result_ttl_ms,
+            dedupe_key,
+            concurrency,
+            parent,
+            traceparent,
+        } = spec;
+        Brief {
+            v: *v,
+            id: *id,
+            component,
+            input: (*input != USUAL.input).then_some(input),
+            args,
+            env,
+            secrets,
+            queue: (*queue != USUAL.queue).then_some(queue),
+            priority: (*priority != USUAL.priority).then_some(*priority),
+            labels,
+            limits,
+            grants,
+            deterministic: *deterministic,
+            retry: (*retry != USUAL.retry).then_some(retry),
+            soft_ms: (*soft_ms != USUAL.soft_ms).then_some(*soft_ms),
+            at: at.as_deref(),
+            expires_ms: *expires_ms,
+            result_ttl_ms: (*result_ttl_ms != USUAL.result_ttl_ms).then_some(*result_ttl_ms),
+            dedupe_key: dedupe_key.as_deref(),
+            concurrency: concurrency.as_ref(),
+            parent: *parent,
+            traceparent: traceparent.as_deref(),
+        }
     }
 }
 
 /// Bytes of most specs.
-const SPEC_BYTES_USUAL: usize = 512;
+const SPEC_BYTES_USUAL: usize = 256;
 
 /// `value` as JSON, into a buffer that need not grow if the guess about its length is right.
 pub(super) fn json(value: &impl Serialize, bytes_usual: usize) -> Bytes {
@@ -567,6 +668,21 @@ mod tests {
             .unwrap();
         assert_eq!(full.input.bytes().unwrap().unwrap(), &[0, 255][..]);
         assert_eq!(JobSpec::parse(&full.to_message()), Ok(full));
+    }
+
+    #[test]
+    fn a_message_leaves_out_defaults_and_nothing_else() {
+        let usual = parse("").unwrap();
+        assert_eq!(usual.to_message(), format!(r#"{{"v":1,"id":"{ID}","component":"hello"}}"#));
+        let all = r#","input":{"inline":"x"},"args":["a"],"env":{"K":"V"},"secrets":["s"],"queue":"ml","priority":1,
+            "labels":{"gpu":"a"},"limits":{"fuel":7},"grants":["scratch=1000"],"retry":{"max":1},"soft_ms":5,
+            "at":"2016-07-30T23:54:10Z","expires_ms":6,"result_ttl_ms":60000,"dedupe_key":"k",
+            "concurrency":{"key":"c","max":2},"parent":"01arz3ndektsv4rrffq69g5fav",
+            "traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#;
+        let all = parse(all).unwrap();
+        assert_eq!(JobSpec::parse(&all.to_message()), Ok(all));
+        let same = parse(r#","deterministic":{"seed":4}"#).unwrap();
+        assert_eq!(JobSpec::parse(&same.to_message()), Ok(same));
     }
 
     #[test]

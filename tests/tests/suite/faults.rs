@@ -85,6 +85,22 @@ fn a_server_that_is_killed_comes_back_and_whoever_waits_gets_the_answer() {
 }
 
 #[test]
+fn a_node_asks_again_when_the_server_forgot_that_it_waits() {
+    let cluster = Cluster::up();
+    let guest = cluster.guest(&guest::says("hello"));
+    cluster.wasmjob(&["submit", "--wait", &guest]).succeeded();
+    // Every slot waits for a job. The server that knew starts anew, and nobody tells the node that it knows no more.
+    let before = cluster.server_pid();
+    cluster.kill(before);
+    until("the server is back", || {
+        let said = cluster.wasmjob(&["submit", "--json", &guest]);
+        (said.code == Some(0)).then_some(())
+    });
+    let later = cluster.wasmjob(&["submit", "--wait", &guest]).succeeded();
+    assert_eq!(later.text(), "hello");
+}
+
+#[test]
 fn everything_that_is_killed_at_once_goes_on_where_it_was() {
     let mut cluster = Cluster::up();
     let guest = cluster.guest(&guest::sleeps_ms(1_000));

@@ -33,6 +33,9 @@ fn a_job_with_a_key_runs_once_and_another_one_is_refused() {
         cluster.submit(&["--dedupe", "x", &cluster.guest(&guest::exits(7)), "--retries", "1", "--backoff", "1ms"]);
     cluster.until_state(&dead, "dead");
     cluster.wasmjob(&["dead", "rm", &dead]).succeeded();
+    let next = cluster.submit(&["--dedupe", "x", &hello]);
+    assert_ne!(next, dead);
+    cluster.until_state(&next, "succeeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]

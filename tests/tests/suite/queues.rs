@@ -58,6 +58,17 @@ fn what_waits_is_purged_and_what_runs_goes_on() {
 }
 
 #[test]
+fn a_cancelled_job_waits_no_more_also_where_nobody_would_take_it() {
+    let cluster = Cluster::up_with(&["--slots", "1"]);
+    let hello = cluster.guest(&guest::says("hello"));
+    let job = cluster.submit(&["--label", "gpu=a100", &hello]);
+    assert_eq!(row(&cluster, "default")["waiting"], 1);
+    cluster.wasmjob(&["cancel", &job]).succeeded();
+    let default = row(&cluster, "default");
+    assert_eq!((&default["waiting"], &default["oldest"]), (&0.into(), &Value::Null), "{default}");
+}
+
+#[test]
 fn jobs_of_a_queue_with_a_rate_start_no_faster() {
     let cluster = Cluster::up();
     let hello = cluster.guest(&guest::says("hello"));
@@ -116,6 +127,7 @@ fn what_makes_no_sense_about_queues_is_refused() {
         (&["route", "x*", "No Such"], "queue name"),
         (&["route", "--rm", "x*"], "queue routes"),
         (&["route", "x*"], "QUEUE"),
+        (&["route", "", "default"], "fits no component"),
     ] {
         cluster.wasmjob(&[&["queue"], args].concat()).ended(2).saying(&[named]);
     }

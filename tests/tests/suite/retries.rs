@@ -96,6 +96,14 @@ fn a_past_attempt_is_made_once_more_and_compared() {
     let again = cluster.wasmjob(&["replay", report["job"].as_str().unwrap()]).ended(1);
     again.saying(&["reached its fuel limit", "the same end"]);
     cluster.wasmjob(&["replay", "01arz3ndektsv4rrffq69g5fav"]).ended(2).saying(&["nobody knows job"]);
+    let waits = cluster.submit(&["--in", "10h", &spins]);
+    cluster.wasmjob(&["replay", &waits]).ended(2).saying(&["it is waiting"]);
+    // Of several jobs to be had again, one that cannot be keeps the others from nothing.
+    cluster
+        .wasmjob(&["retry", &waits, report["job"].as_str().unwrap()])
+        .ended(2)
+        .saying(&["has not ended", "queued again"]);
+    cluster.wasmjob(&["cancel", &waits]).succeeded();
 }
 
 #[test]

@@ -326,7 +326,10 @@ async fn a_server_left_over_is_ended_before_the_next_one_starts() {
     let server = started(&options(root.path())).await;
     let new = connect(&server.endpoint()).await.unwrap().server_info().server_id;
     assert_ne!(left, new);
-    assert_eq!(server.endpoint().url, endpoint.url, "the port was free again");
+    // Its port is free again, unless something else on this machine was given it meanwhile.
+    if let Ok(client) = connect(&endpoint).await {
+        assert_ne!(client.server_info().server_id, left, "the one left over still answers");
+    }
     server.stop().await;
 }
 
