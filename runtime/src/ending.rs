@@ -1,5 +1,7 @@
 //! How the sandbox tells one end of an attempt from another, and what it says about it.
 
+use std::str::Utf8Error;
+
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
@@ -68,6 +70,7 @@ fn failed(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => limited(Limit::Fuel, limits),
         Some(Trap::StackOverflow) => limited(Limit::Stack, limits),
+        Some(trap @ Trap::CannotLeaveComponent) => trapped(format!("{trap}{}; {ARENA_WORDS}", place(error)), state),
         Some(trap) => trapped(format!("{trap}{}", place(error)), state),
         None => other(error, limits, state),
     }
@@ -83,6 +86,9 @@ fn other(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
     if full || cause.ends_with("store handle limit exceeded") {
         return limited(Limit::Handles, limits);
     }
+    if error.root_cause().is::<Utf8Error>() {
+        return trapped(format!("gave the host a text that is not UTF-8, such as the name of a file: {cause}"), state);
+    }
     if CALL_WORDS.iter().any(|words| cause.contains(words)) {
         return limited(Limit::Call, limits);
     }
@@ -91,6 +97,11 @@ fn other(error: &wasmtime::Error, limits: &Limits, state: &State) -> Outcome {
 
 /// What wasmtime says when one call carries too much; there are no types for it, and a test holds them.
 const CALL_WORDS: [&str; 2] = ["too much data is being copied between the host and the guest", "exceeds limit"];
+
+/// The adapter of plain modules keeps arguments and environment in an arena of its own, and ends like this when
+/// that is full.
+const ARENA_WORDS: &str = "a plain module does that when its arguments and environment have more than about 50 KB: \
+                           build it as a component, or pass them as input";
 
 fn trapped(message: String, state: &State) -> Outcome {
     Outcome::ended(OutcomeKind::Trap, with_tail(message, state), true)

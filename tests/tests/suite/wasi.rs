@@ -2,6 +2,7 @@
 
 use wasmjob_runtime::{Attempt, AttemptReport, Blob, OutcomeKind};
 use wasmjob_tests::{
+    Machine,
     alone::{folder, output, run},
     guest,
 };
@@ -115,4 +116,26 @@ async fn the_calls_of_preview_1_behave_as_programs_expect() {
         attempt.input = Blob::from_bytes("input".into());
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_the_adapter_of_plain_modules_cannot_do_is_said_in_words() {
+    let [_, (_, plain)] = builds();
+    let long = "x".repeat(60_000);
+    let report = conform(&plain, &[&long], |_| {}).await;
+    assert_eq!(report.outcome.kind, OutcomeKind::Trap);
+    assert!(report.outcome.message.as_ref().unwrap().contains("about 50 KB"), "{:?}", report.outcome);
+    // A name of a file in bytes that are no text.
+    let opens = r#"(module
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "a\ff")
+        (func (export "_start")
+            (drop (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 2) (i32.const 1)
+                (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 64)))))"#;
+    let machine = Machine::new();
+    let file = machine.file("opens.wasm", wat::parse_str(opens).unwrap());
+    let said = machine.wasmjob(&["run", &file, "--grant", "scratch=1MiB"]).ended(1);
+    said.saying(&["not UTF-8", "name of a file"]);
 }
