@@ -19,13 +19,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     lifecycle,
     queue::{QueueError, Stored, events_after, has_message, jobs_in_queue},
-    wire::{JobId, State},
+    wire::{JobId, Report, State},
     worker::Worker,
 };
 
 /// Events that are read in one look: a few hundred milliseconds of work, however many there are.
 const EVENTS_MAX: usize = 10_000;
-/// Jobs that are kept in mind; others are seen by nodes that started later.
+/// Jobs that are kept in mind. While there are so many, no more events are read.
 const OPEN_MAX: usize = 100_000;
 /// A queue with more messages is not searched: it moves, and what is in it is looked for later.
 const SEARCHED_MAX: u64 = 50_000;
@@ -33,7 +33,8 @@ const SEARCHED_MAX: u64 = 50_000;
 /// A job whose event says that more is to come.
 struct Open {
     sequence: u64,
-    since: Instant,
+    /// Before that there is nothing to look for.
+    look_at: Instant,
 }
 
 /// What one node has seen of the events.
@@ -85,22 +86,30 @@ impl Reconciler {
 
     /// Takes note of the events since the last look.
     async fn read_on(&mut self) -> Result<(), QueueError> {
+        if self.open.len() >= OPEN_MAX {
+            return Ok(());
+        }
         let (events, next) = events_after(&self.worker.broker, self.next, EVENTS_MAX).await?;
         self.next = next;
         for Stored { report, sequence } in events {
-            if report.state.is_terminal() {
-                self.open.remove(&report.job);
-            } else if self.open.len() < OPEN_MAX {
-                self.open.insert(report.job, Open { sequence, since: Instant::now() });
-            }
+            match report.state.is_terminal() {
+                true => self.open.remove(&report.job),
+                false => self.open.insert(report.job, Open { sequence, look_at: self.look_at(&report) }),
+            };
         }
         Ok(())
     }
 
+    /// When the event of a job has said the same for long: not before the job is due.
+    fn look_at(&self, report: &Report) -> Instant {
+        let until_due = report.due().map_or(time::Duration::ZERO, |due| due - self.worker.time.now());
+        Instant::now() + self.patience + Duration::try_from(until_due).unwrap_or_default()
+    }
+
     /// Events that have said for long that something is to happen which is not.
     async fn due(&mut self) -> Result<Vec<Stored>, QueueError> {
-        let patience = self.patience;
-        let quiet = self.open.iter().filter(|(_, open)| open.since.elapsed() > patience);
+        let now = Instant::now();
+        let quiet = self.open.iter().filter(|(_, open)| open.look_at < now);
         let quiet: Vec<(JobId, u64)> = quiet.map(|(job, open)| (*job, open.sequence)).collect();
         let mut due = Vec::new();
         for (job, sequence) in quiet {
@@ -110,10 +119,9 @@ impl Reconciler {
                 self.open.remove(&job);
                 continue;
             };
-            let late = self.worker.time.now() - patience;
-            if stored.report.times.next.is_none() || stored.report.due().is_none_or(|due| due < late) {
-                due.push(stored);
-            }
+            // If its message is there, it is looked for again after a while.
+            self.open.insert(job, Open { sequence, look_at: now + self.patience });
+            due.push(stored);
         }
         Ok(due)
     }

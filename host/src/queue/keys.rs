@@ -12,6 +12,7 @@ use async_nats::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use wasmjob_runtime::Digest;
 
 use super::{
@@ -39,6 +40,8 @@ pub struct Place {
     key: String,
     /// The entry that says so.
     sequence: u64,
+    /// When the server frees it, at the earliest.
+    pub until: Instant,
 }
 
 /// Who a key was given to.
@@ -75,7 +78,8 @@ impl Broker {
                 return Ok(None);
             };
             let after = entries.get(&place).map_or(0, |(sequence, _)| *sequence);
-            let mut place = Place { key: names::place_key(&concurrency.key, place), sequence: after };
+            let mut place =
+                Place { key: names::place_key(&concurrency.key, place), sequence: after, until: Instant::now() };
             if self.renew_place(&mut place, job, lease).await? {
                 return Ok(Some(place));
             }
@@ -98,8 +102,9 @@ impl Broker {
     /// Keeps a place for another lease. Says no if it is another's now.
     pub async fn renew_place(&self, place: &mut Place, job: JobId, lease: Duration) -> Result<bool, QueueError> {
         let message = PublishMessage::build().payload(job.to_string().into()).ttl(lease.max(LEFT));
+        let until = Instant::now() + lease;
         match self.replace(&place.key, message, place.sequence).await? {
-            Some(sequence) => place.sequence = sequence,
+            Some(sequence) => (place.sequence, place.until) = (sequence, until),
             None => return Ok(false),
         }
         Ok(true)

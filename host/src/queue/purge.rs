@@ -71,30 +71,42 @@ async fn end(
         Some(lane) => format!("{} {}", lane.class, lane.word),
         None => "waits for a time".into(),
     };
-    let ended = store_end(broker, job, &message, dry_run).await?;
-    if ended && !dry_run {
+    let end = store_end(broker, job, &message, dry_run).await?;
+    if end != End::AtANode && !dry_run {
         let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
         let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
         let stream = stream.map_err(|error| unavailable(error.to_string()))?;
         // A node may have it by now; it finds that the job has ended.
         let _ = stream.delete_message(message.sequence).await;
     }
-    Ok(ended.then_some(Purged { lane }))
+    Ok((end == End::Now).then_some(Purged { lane }))
+}
+
+/// How it stands with the job of a message.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// It is, or would be, cancelled.
+    Now,
+    /// It had ended, and nobody took its message.
+    Before,
+    /// A node has it.
+    AtANode,
 }
 
 /// Stores that a job was cancelled, unless a node has it or it has ended.
-async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run: bool) -> Result<bool, QueueError> {
+async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run: bool) -> Result<End, QueueError> {
     loop {
         let stored = broker.event(job).await?;
         let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = || Report { spec: JobSpec::parse(&message.payload).ok().map(Box::new), ..Report::queued(job) };
         match lifecycle::on_cancel(stored.map_or_else(fresh, |stored| stored.report)) {
-            Cancel::TooLate(_) | Cancel::Wait => return Ok(false),
-            Cancel::Finish(_) if dry_run => return Ok(true),
+            Cancel::TooLate(_) => return Ok(End::Before),
+            Cancel::Wait => return Ok(End::AtANode),
+            Cancel::Finish(_) if dry_run => return Ok(End::Now),
             Cancel::Finish(mut cancelled) => {
                 cancelled.times.finished = timestamp(OffsetDateTime::now_utc());
                 match broker.store(&cancelled, sequence).await {
-                    Ok(_) => return Ok(true),
+                    Ok(_) => return Ok(End::Now),
                     Err(QueueError::Refused { .. }) => {}
                     Err(error) => return Err(error),
                 }

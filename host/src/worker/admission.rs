@@ -39,13 +39,13 @@ impl Worker {
     /// Renews a place; ends when it is lost, which means that somebody else may have it. Never ends without one.
     pub(super) async fn until_place_is_lost(&self, place: Option<&mut Place>, job: JobId, lease: Duration) {
         let Some(place) = place else { return std::future::pending().await };
-        let mut ends = Instant::now() + lease;
         loop {
             sleep(lease / 3).await;
-            match timeout_at(ends, self.broker.renew_place(place, job, lease)).await {
-                Ok(Ok(true)) => ends = Instant::now() + lease,
+            let until = place.until;
+            match timeout_at(until, self.broker.renew_place(place, job, lease)).await {
+                Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return tracing::warn!(%job, "the job lost its place of a concurrency key"),
-                Ok(Err(error)) if Instant::now() < ends => {
+                Ok(Err(error)) if Instant::now() < until => {
                     tracing::warn!(%job, %error, "a place of a concurrency key could not be renewed");
                 }
                 _ => return tracing::warn!(%job, "the job's place of a concurrency key has run out"),

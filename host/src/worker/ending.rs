@@ -19,12 +19,14 @@ impl Worker {
     /// acknowledges this one. The first who stores an end wins.
     pub(super) async fn conclude(&self, held: Held<'_>, spec: &JobSpec, report: Report) {
         let retrying = (report.state == State::Retrying).then(|| report.clone());
-        let held = self.store_end(held, report).await;
-        self.cancels.forget(spec.id);
-        let Some(held) = held else { return };
+        let Some(held) = self.store_end(held, report).await else { return };
         match retrying {
             Some(report) => self.send_next(&held, spec, &report).await,
-            None => held.delivery.done().await,
+            None => {
+                // Of a job that is tried again, the cancel may have come as its attempt ended.
+                self.cancels.forget(spec.id);
+                held.delivery.done().await;
+            }
         }
     }
 
