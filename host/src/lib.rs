@@ -10,6 +10,7 @@ pub mod cli;
 mod compiler;
 pub mod config;
 pub mod connect;
+mod expiries;
 pub mod grants;
 pub mod http;
 pub mod lanes;

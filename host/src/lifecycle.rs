@@ -39,7 +39,8 @@ pub enum Decision {
         /// The report while it runs.
         report: Box<Report>,
         /// Store the report before the attempt starts: an earlier one may have killed its node, and
-        /// the count of those must not depend on how fast they do it.
+        /// the count of those must not depend on how fast they do it. And one that can expire has
+        /// started or has not.
         announce: bool,
     },
 }
@@ -79,6 +80,7 @@ pub fn on_delivery(
     node: &str,
 ) -> Decision {
     let mut report = stored.unwrap_or(fresh);
+    let can_expire = report.attempt == 0 && report.spec.as_ref().is_some_and(|spec| spec.expires_ms.is_some());
     if report.state.is_terminal() {
         return Decision::Drop;
     }
@@ -101,10 +103,7 @@ pub fn on_delivery(
     report.message = Some(message.sequence);
     let unwanted = match unwanted {
         Some(Unwanted::Cancelled) => Some(Outcome::cancelled()),
-        Some(Unwanted::Expired(after)) if report.attempt == 0 => {
-            let message = format!("expired: it had not started {after} after it could");
-            Some(Outcome { message: Some(message), ..Outcome::cancelled() })
-        }
+        Some(Unwanted::Expired(after)) if report.attempt == 0 => Some(expired(after)),
         Some(Unwanted::Duplicate(other)) => {
             let message = format!("not run: job {other} has its key");
             Some(Outcome { message: Some(message), ..Outcome::cancelled() })
@@ -127,7 +126,18 @@ pub fn on_delivery(
     (report.outcome, report.output, report.progress) = (None, None, None);
     report.usage = Usage::default();
     (report.times.started, report.times.next) = (None, None);
-    Decision::Run { report: Box::new(report), announce: message.redelivered }
+    Decision::Run { report: Box::new(report), announce: message.redelivered || can_expire }
+}
+
+/// Decides about a job that may have expired `after` a time without a start. `None` if it has started, or ended.
+pub fn on_expiry(report: Report, after: Span) -> Option<Report> {
+    let waits = report.attempt == 0 && matches!(report.state, State::Queued | State::Waiting);
+    waits.then(|| ended(report, expired(after), State::Cancelled))
+}
+
+fn expired(after: Span) -> Outcome {
+    let message = format!("expired: it had not started {after} after it could");
+    Outcome { message: Some(message), ..Outcome::cancelled() }
 }
 
 fn record(report: &mut Report, outcome: Outcome) {
@@ -310,7 +320,7 @@ mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::new_job_id;
+    use crate::wire::{JobSpec, new_job_id};
 
     const AT_ONCE: Retry =
         Retry { max: 0, on: Vec::new(), backoff_ms: 0, factor: 1.0, jitter: String::new(), cap_ms: 0 };
@@ -452,6 +462,24 @@ mod tests {
         // It has started before.
         let (running, _) = run(deliver(None, message(1, 1, false)));
         assert!(matches!(end(Some(running), expired), Decision::Run { .. }));
+    }
+
+    #[test]
+    fn a_job_expires_only_before_it_starts_and_says_that_it_starts() {
+        let after = Span(std::time::Duration::from_secs(5));
+        let spec = JobSpec { expires_ms: Some(5_000), ..JobSpec::new(new_job_id(), String::new()) };
+        let fresh = Report { spec: Some(Box::new(spec)), ..queued() };
+        let Decision::Run { report, announce } = on_delivery(fresh.clone(), None, message(1, 1, false), None, "a")
+        else {
+            panic!()
+        };
+        assert!(announce);
+        assert_eq!(on_expiry(*report.clone(), after), None);
+        assert_eq!(on_expiry(on_hand_back(*report), after), None);
+        let expired = on_expiry(fresh, after).unwrap();
+        assert_eq!((expired.state, expired.attempt), (State::Cancelled, 0));
+        assert!(expired.outcome.clone().unwrap().message.unwrap().contains("5s"));
+        assert_eq!(on_expiry(expired, after), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
     compiler,
     config::{Config, Source, WorkedQueue},
     connect::{self, ConnectError, Endpoint, Event},
+    expiries,
     grants::Offers,
     http::{self, HttpError, Readiness},
     lanes,
@@ -167,6 +168,7 @@ impl Node {
         let worker = self.worker.clone();
         let shortest = self.queues.iter().map(|worked| worked.lease).min().unwrap_or(HEARTBEAT);
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler::keep(worker.clone(), shortest)));
+        let _expiries = AbortOnDropHandle::new(tokio::spawn(expiries::keep(worker.clone())));
         let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
         let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));

@@ -9,7 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use wasmjob_runtime::Usage;
+use wasmjob_runtime::{Outcome, Usage};
 
 use super::CliError;
 use crate::{
@@ -166,7 +166,10 @@ pub(crate) fn failure(report: &Report) -> String {
     };
     let message = plain(&message);
     match (report.state, limit) {
-        (State::Cancelled, _) => format!("job {} was cancelled", report.job),
+        (State::Cancelled, _) if Some(&message) == Outcome::cancelled().message.as_ref() => {
+            format!("job {} was cancelled", report.job)
+        }
+        (State::Cancelled, _) => format!("job {} was cancelled: {message}", report.job),
         (_, Some(limit)) => format!("job {} reached its {limit} limit: it {message}", report.job),
         _ => format!("job {} did not succeed: {message}", report.job),
     }

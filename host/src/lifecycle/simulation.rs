@@ -1,6 +1,7 @@
 //! The life cycle in a world where everything goes wrong: seeded schedules of submissions, cancels and
 //! retries, with messages that are lost, doubled or late, answers that do not arrive, nodes that
-//! crash, sleep or stop, clocks that are wrong, and a server that forgets which ids it has seen.
+//! crash, sleep or stop, clocks that are wrong, and a server that forgets which ids it has seen, or a message
+//! that there are two of.
 //!
 //! The server and the nodes are models: a node does here, one step at a time, what `worker.rs` does with
 //! input and output. What is decided is the real thing. After each step it is checked that no job is
@@ -15,14 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::wire::new_job_id;
+use crate::wire::{JobSpec, new_job_id};
 
 /// Schedules in one run.
 const SCHEDULES: u64 = 100_000;
 /// Steps with faults in one schedule.
 const STEPS: usize = 90;
 /// Steps without faults in which everything has to end.
-const STEPS_TO_END: usize = 4_000;
+const STEPS_TO_END: usize = 10_000;
 const NODES: usize = 3;
 const SLOTS: usize = 2;
 /// All times are milliseconds.
@@ -189,6 +190,10 @@ struct Asked {
     end: Option<(State, u64)>,
     /// A `retry` stored that the job is wanted again, and has not sent the message yet.
     again: Option<u32>,
+    /// When it expires if it has not started, by the server's clock.
+    expires: Option<u64>,
+    /// The server said that it has the start of an attempt.
+    started: bool,
 }
 
 struct World {
@@ -238,9 +243,11 @@ impl World {
             15..18 if self.faults => self.ask_again(),
             18..20 if self.faults => self.harm_a_node(),
             20..21 if self.faults => self.server.ids.clear(),
-            21..24 if self.faults => self.double_a_message(),
+            21..23 if self.faults => self.double_a_message(),
+            23..24 if self.faults => self.lose_a_message(),
             24..27 => self.mend(),
-            27..40 => self.pass_time(),
+            27..29 => self.expire(),
+            29..40 => self.pass_time(),
             40..55 => self.deliver(),
             _ => self.work(),
         }
@@ -257,7 +264,8 @@ impl World {
             cap_ms: 60_000,
         };
         let job = self.jobs.len();
-        self.jobs.push(Asked { accepted: false, retry, end: None, again: None });
+        let expires = self.random.percent(20).then(|| self.server.now + self.random.next() % 40_000);
+        self.jobs.push(Asked { accepted: false, retry, end: None, again: None, expires, started: false });
         self.server.events.push(None);
         // As often as `Broker::submit` tries.
         for _ in 0..3 {
@@ -278,7 +286,32 @@ impl World {
     }
 
     fn known(&self, job: usize) -> (u64, Report) {
-        self.server.events[job].clone().unwrap_or_else(|| (0, Report::queued(id(job))))
+        self.server.events[job].clone().unwrap_or_else(|| (0, self.fresh(job)))
+    }
+
+    /// What a job's message says of it.
+    fn fresh(&self, job: usize) -> Report {
+        let can_expire = self.jobs[job].expires.is_some();
+        let spec = || JobSpec { expires_ms: Some(1), ..JobSpec::new(id(job), String::new()) };
+        Report { spec: can_expire.then(|| Box::new(spec())), ..Report::queued(id(job)) }
+    }
+
+    fn has_expired(&self, job: usize) -> bool {
+        self.jobs[job].expires.is_some_and(|expires| expires < self.server.now)
+    }
+
+    /// Some node ends a job that has not started in time, whoever was given it.
+    fn expire(&mut self) {
+        let Some(job) = self.some_job().filter(|job| self.has_expired(*job)) else { return };
+        let is_unstarted = |message: &Queued| message.job == job && message.attempt == 1;
+        if !self.server.queue.iter().any(is_unstarted) {
+            return;
+        }
+        let (sequence, report) = self.known(job);
+        let Some(report) = on_expiry(report, Span(std::time::Duration::ZERO)) else { return };
+        self.tell(|| format!("{job} has expired"));
+        assert!(!self.jobs[job].started, "job {job} expired after it had started");
+        self.store(job, &report, sequence);
     }
 
     fn cancel(&mut self) {
@@ -345,6 +378,28 @@ impl World {
         match self.random.percent(50) {
             true => self.server.enqueue(job, attempt),
             false => self.server.queue[which].leased_until = None,
+        }
+    }
+
+    /// The server loses the message of a job whose node is gone, and has another one, which reads the event
+    /// because it was delivered before. Without one it is the reconciler who helps.
+    fn lose_a_message(&mut self) {
+        let Some(job) = self.some_job() else { return };
+        let (_, report) = self.known(job);
+        if self.is_worked_on(job) {
+            return;
+        }
+        let Some(holder) = report.message.filter(|_| report.state == State::Running) else { return };
+        let is_another = |message: &Queued| {
+            message.job == job
+                && message.sequence != holder
+                && message.leased_until.is_none()
+                && message.delivered > 0
+                && message.attempt >= report.counts_from
+        };
+        if self.server.queue.iter().any(is_another) {
+            self.tell(|| format!("message {holder} of {job} is lost"));
+            self.server.acknowledge(holder);
         }
     }
 
@@ -487,12 +542,15 @@ impl World {
         let first = !work.redelivered && work.message.attempt == 1;
         let stored = if first { None } else { self.server.events[job].clone() };
         work.seen = stored.as_ref().map_or(0, |(sequence, _)| *sequence);
-        let unwanted = self.nodes[node].cancels.contains(&job).then_some(Unwanted::Cancelled);
+        let unwanted = match self.nodes[node].cancels.contains(&job) {
+            true => Some(Unwanted::Cancelled),
+            false => self.has_expired(job).then_some(Unwanted::Expired(Span(std::time::Duration::ZERO))),
+        };
         let Queued { sequence, attempt, .. } = work.message;
         let message = Message { sequence, attempt, redelivered: work.redelivered, alone: false };
         let stored = stored.map(|(_, report)| report);
-        let decide =
-            |message| on_delivery(Report::queued(id(job)), stored.clone(), message, unwanted, &node.to_string());
+        let fresh = self.fresh(job);
+        let decide = |message| on_delivery(fresh.clone(), stored.clone(), message, unwanted, &node.to_string());
         let mut decision = decide(message);
         if let Decision::LookFor { message: other } = decision
             && !self.server.queue.iter().any(|message| message.sequence == other)
@@ -521,7 +579,10 @@ impl World {
     fn announce(&mut self, work: &mut Work, report: Box<Report>, fate: Fate) -> bool {
         let stored = (fate != Fate::Lost).then(|| self.store(work.message.job, &report, work.seen)).flatten();
         match (fate, stored) {
-            (Fate::Answered, Some(sequence)) => work.seen = sequence,
+            (Fate::Answered, Some(sequence)) => {
+                work.seen = sequence;
+                self.jobs[work.message.job].started = true;
+            }
             (Fate::Answered, None) => match self.look_again(work, &report) {
                 Refused::Drop => {
                     work.step = Step::Acknowledge;
@@ -648,7 +709,9 @@ fn simulate(seed: u64, tell: bool) {
         world.step();
         world.check();
     }
-    panic!("not every job has ended");
+    let open = world.jobs.iter().enumerate().filter(|(_, asked)| asked.accepted && asked.end.is_none());
+    let open: Vec<_> = open.map(|(job, _)| (job, world.known(job).1.state)).collect();
+    panic!("not every job has ended: {open:?}");
 }
 
 fn simulate_and_name(seed: u64) {

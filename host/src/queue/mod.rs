@@ -4,6 +4,7 @@
 //! carries what jobs say, `search` finds what has no event yet. This file stores and reads events.
 
 mod direct;
+mod expiries;
 mod keys;
 mod logs;
 pub mod names;
@@ -30,13 +31,14 @@ use async_nats::{
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller};
 pub use purge::{Purged, purge};
 pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};
-use search::messages_of;
+use search::message_of;
 pub use search::{
     Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest,
 };
@@ -131,7 +133,11 @@ impl Broker {
             match self.submit_once(spec).await {
                 // Under one message id the server stores it once, however often it is sent.
                 Err(QueueError::Unavailable { .. }) if tries < SUBMIT_TRIES => tries += 1,
-                submitted => return submitted.map(|()| id),
+                Err(error) => return Err(error),
+                Ok(sequence) => {
+                    self.note_expiry(spec, sequence).await;
+                    return Ok(id);
+                }
             }
         }
     }
@@ -149,19 +155,31 @@ impl Broker {
         let _ = self.client.flush().await;
     }
 
-    async fn submit_once(&self, spec: &JobSpec) -> Result<(), QueueError> {
+    async fn submit_once(&self, spec: &JobSpec) -> Result<u64, QueueError> {
         self.send(spec, spec.to_message(), 1, spec.starts_at()).await
     }
 
+    /// Sees to it that a job which was stored, at this place, ends in time if it does not start.
+    async fn note_expiry(&self, spec: &JobSpec, sequence: u64) {
+        let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return };
+        let starts = spec.starts_at();
+        let message = starts.is_none().then_some(sequence);
+        let expiry = Expiry { job: spec.id, queue: spec.queue.clone(), message };
+        let due = starts.unwrap_or_else(OffsetDateTime::now_utc) + expires;
+        if let Err(error) = self.send_expiry(&expiry, due).await {
+            tracing::warn!(job = %spec.id, %error, "that the job has expired will be seen only when a node gets it");
+        }
+    }
+
     /// Publishes the message for an attempt of a job and those after it: now, or for the server to
-    /// deliver when it is `due`.
+    /// deliver when it is `due`. Gives its place in the queue's stream.
     pub async fn send(
         &self,
         spec: &JobSpec,
         payload: Bytes,
         attempt: u32,
         due: Option<OffsetDateTime>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<u64, QueueError> {
         let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
         let mut message = message(payload, attempt);
         let subject = match due {
@@ -185,11 +203,11 @@ impl Broker {
     pub async fn send_again(&self, spec: &JobSpec, attempt: u32, event: u64) -> Result<(), QueueError> {
         let lane = names::lane(&spec.queue, &spec.class(), spec.priority);
         let id = names::message_id_again(spec.id, attempt, event);
-        self.publish_job(spec, lane, message(spec.to_message(), attempt).message_id(id)).await
+        self.publish_job(spec, lane, message(spec.to_message(), attempt).message_id(id)).await.map(drop)
     }
 
-    async fn publish_job(&self, spec: &JobSpec, subject: String, message: PublishMessage) -> Result<(), QueueError> {
-        self.publish(subject, message).await.map(drop).map_err(|error| match error.kind() {
+    async fn publish_job(&self, spec: &JobSpec, subject: String, message: PublishMessage) -> Result<u64, QueueError> {
+        self.publish(subject, message).await.map_err(|error| match error.kind() {
             PublishErrorKind::StreamNotFound => QueueError::UnknownQueue { queue: spec.queue.clone() },
             _ => publish_error(&error, format!("job {}", spec.id)),
         })
@@ -215,9 +233,9 @@ impl Broker {
         if let Err(error) = stream.purge().filter(names::waiting_of(queue, job)).await {
             return tracing::debug!(%job, %error, "the messages of the job stay until their time");
         }
-        for sequence in messages_of(self, queue, job).await.unwrap_or_default() {
+        if let Ok(Some(message)) = message_of(self, queue, job).await {
             // A node may have it by now.
-            let _ = stream.delete_message(sequence).await;
+            let _ = stream.delete_message(message.sequence).await;
         }
     }
 

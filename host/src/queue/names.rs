@@ -34,6 +34,14 @@ pub const TICKS_DUE: &str = "wj.tick.due.*";
 pub const TICKS_WAITING: &str = "wj.tick.at.*";
 /// The consumer of ticks that have come, which nodes share.
 pub const TICK_CONSUMER: &str = "due";
+/// Stream of expiries: those that wait, on `expiry_waiting(job)`, and those that have come, on `expiry_due(job)`.
+pub const EXPIRIES: &str = "WJ_EXPIRIES";
+/// All expiries that have come.
+pub const EXPIRIES_DUE: &str = "wj.expiry.due.*";
+/// All expiries that wait.
+pub const EXPIRIES_WAITING: &str = "wj.expiry.at.*";
+/// The consumer of expiries that have come, which nodes share.
+pub const EXPIRY_CONSUMER: &str = "due";
 /// Bucket of rules of queues, on `rules_key(queue)`, and of routes.
 pub const QUEUES: &str = "wj_queues";
 /// The key of the routes.
@@ -83,6 +91,16 @@ pub fn tick_waiting(schedule: &str) -> String {
 /// Where a tick of a schedule goes when it is due.
 pub fn tick_due(schedule: &str) -> String {
     format!("wj.tick.due.{schedule}")
+}
+
+/// Where it waits that a job expires.
+pub fn expiry_waiting(job: JobId) -> String {
+    format!("wj.expiry.at.{job}")
+}
+
+/// Where that goes when it is due.
+pub fn expiry_due(job: JobId) -> String {
+    format!("wj.expiry.due.{job}")
 }
 
 /// The key of a schedule's definition.

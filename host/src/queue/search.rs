@@ -18,28 +18,23 @@ const CLOCK_SKEW: Duration = Duration::minutes(10);
 
 /// The spec of a job that is still in a queue.
 pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, QueueError> {
-    let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
-    let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
     for queue in all_queues(broker).await? {
         if let Some(report) = find_waiting(broker, &queue, job).await? {
             return Ok(Some(report));
         }
-        let first = from.clone().map_or(From::Sequence(1), From::Time);
-        let found = scan(broker, &queue, &names::queue_all(&queue), first, 1, &mut wanted).await?;
-        if let Some(message) = found.first() {
-            return Ok(Some(queued(message, job)));
+        if let Some(message) = message_of(broker, &queue, job).await? {
+            return Ok(Some(queued(&message, job)));
         }
     }
     Ok(None)
 }
 
-/// Where in `queue` the messages of a job are that could run.
-pub(super) async fn messages_of(broker: &Broker, queue: &str, job: JobId) -> Result<Vec<u64>, QueueError> {
+/// The first message of a job in `queue` that could run.
+pub(super) async fn message_of(broker: &Broker, queue: &str, job: JobId) -> Result<Option<StoredMessage>, QueueError> {
     let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
     let first = from.map_or(From::Sequence(1), From::Time);
     let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
-    let found = scan(broker, queue, &names::queue_all(queue), first, 1, &mut wanted).await?;
-    Ok(found.iter().map(|message| message.sequence).collect())
+    Ok(scan(broker, queue, &names::queue_all(queue), first, 1, &mut wanted).await?.pop())
 }
 
 /// The job that waits for a time in `queue`.

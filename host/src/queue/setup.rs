@@ -29,8 +29,8 @@ const LOG_MESSAGES_MAX: i64 = 10_000;
 const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 /// Window in which a job that is published twice under one id is stored once.
 const DUPLICATES: Duration = Duration::from_secs(120);
-/// How long a node may take for a tick before another one gets it.
-const TICK_LEASE: Duration = Duration::from_secs(30);
+/// How long a node may take for a tick or an expiry before another one gets it.
+const DUE_LEASE: Duration = Duration::from_secs(30);
 /// How long it can be seen that an entry went by itself.
 const MARKERS_KEPT: Duration = Duration::from_secs(10);
 /// Values that a name had.
@@ -73,6 +73,7 @@ pub async fn ensure_shared(jetstream: &Context, replicas: usize) -> Result<(), S
     ensure_stream(jetstream, events).await?;
     ensure_logs(jetstream, replicas).await?;
     ensure_ticks(jetstream, replicas).await?;
+    ensure_expiries(jetstream, replicas).await?;
     for (bucket, history, max_age) in [
         (names::CANCELS, 1, CANCELS_KEPT),
         (names::NAMES, NAME_HISTORY, Duration::ZERO),
@@ -104,6 +105,19 @@ async fn ensure_keys(jetstream: &Context, replicas: usize) -> Result<(), SetupEr
     })
 }
 
+async fn ensure_expiries(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
+    let expiries = Config {
+        name: names::EXPIRIES.into(),
+        subjects: vec![names::EXPIRIES_DUE.into(), names::EXPIRIES_WAITING.into()],
+        retention: RetentionPolicy::WorkQueue,
+        max_messages_per_subject: 1,
+        allow_message_schedules: true,
+        ..kept_on_disk(replicas)
+    };
+    ensure_stream(jetstream, expiries).await?;
+    ensure_shared_consumer(jetstream, names::EXPIRIES, names::EXPIRY_CONSUMER, names::EXPIRIES_DUE).await
+}
+
 async fn ensure_ticks(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {
     let ticks = Config {
         name: names::TICKS.into(),
@@ -116,24 +130,31 @@ async fn ensure_ticks(jetstream: &Context, replicas: usize) -> Result<(), SetupE
         ..kept_on_disk(replicas)
     };
     ensure_stream(jetstream, ticks).await?;
-    let failed = |reason: String| SetupError {
-        kind: "consumer",
-        name: format!("{}/{}", names::TICKS, names::TICK_CONSUMER),
-        reason,
-    };
-    let found: Result<PullConsumer, _> = jetstream.get_consumer_from_stream(names::TICK_CONSUMER, names::TICKS).await;
+    ensure_shared_consumer(jetstream, names::TICKS, names::TICK_CONSUMER, names::TICKS_DUE).await
+}
+
+/// Makes the consumer of what is due in a stream, each message of which is handled by one node.
+async fn ensure_shared_consumer(
+    jetstream: &Context,
+    stream: &str,
+    consumer: &str,
+    subject: &str,
+) -> Result<(), SetupError> {
+    let found: Result<PullConsumer, _> = jetstream.get_consumer_from_stream(consumer, stream).await;
     if found.is_ok() {
         return Ok(());
     }
     let config = pull::Config {
-        durable_name: Some(names::TICK_CONSUMER.into()),
-        filter_subject: names::TICKS_DUE.into(),
+        durable_name: Some(consumer.into()),
+        filter_subject: subject.into(),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: TICK_LEASE,
+        ack_wait: DUE_LEASE,
         max_deliver: -1,
         ..pull::Config::default()
     };
-    jetstream.create_consumer_on_stream(config, names::TICKS).await.map(drop).map_err(|error| failed(error.to_string()))
+    let made = jetstream.create_consumer_on_stream(config, stream).await;
+    let name = format!("{stream}/{consumer}");
+    made.map(drop).map_err(|error| SetupError { kind: "consumer", name, reason: error.to_string() })
 }
 
 async fn ensure_logs(jetstream: &Context, replicas: usize) -> Result<(), SetupError> {

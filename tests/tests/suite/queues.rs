@@ -69,6 +69,31 @@ fn a_cancelled_job_waits_no_more_also_where_nobody_would_take_it() {
 }
 
 #[test]
+fn a_job_expires_also_where_nobody_would_take_it_and_not_once_it_has_started() {
+    let cluster = Cluster::up_with(&["--slots", "2", "--queues", "default,rests"]);
+    let (hello, sleeps) = (cluster.guest(&guest::says("hello")), cluster.guest(&guest::sleeps_ms(2_500)));
+    let runs = cluster.submit(&["--expires", "1s", &sleeps]);
+    cluster.until_state(&runs, "running");
+    cluster.wasmjob(&["queue", "pause", "rests"]).succeeded();
+    let waiting = [
+        cluster.submit(&["--expires", "1s", "--queue", "rests", &hello]),
+        cluster.submit(&["--expires", "1s", "--label", "gpu=a100", &hello]),
+        cluster.submit(&["--expires", "1s", "--in", "1s", "--queue", "rests", &hello]),
+    ];
+    for job in &waiting {
+        let report = cluster.until_state(job, "cancelled");
+        assert_eq!(report["attempt"], 0);
+        assert_eq!(report["outcome"]["message"], "expired: it had not started 1s after it could");
+    }
+    cluster.wasmjob(&["result", &waiting[0]]).ended(1).saying(&["expired: it had not started 1s after it could"]);
+    // Somebody may want it all the same, then without that limit.
+    cluster.wasmjob(&["retry", &waiting[1]]).succeeded();
+    cluster.wasmjob(&["queue", "resume", "rests"]).succeeded();
+    cluster.until_state(&runs, "succeeded");
+    assert_eq!(cluster.until_state(&waiting[0], "cancelled")["attempt"], 0);
+}
+
+#[test]
 fn jobs_of_a_queue_with_a_rate_start_no_faster() {
     let cluster = Cluster::up();
     let hello = cluster.guest(&guest::says("hello"));
