@@ -144,11 +144,17 @@ fn explain(endpoint: &Endpoint, error: &async_nats::ConnectError) -> ConnectErro
         ConnectErrorKind::AuthorizationViolation => ConnectError::Credentials { url },
         ConnectErrorKind::Authentication => ConnectError::Credentials { url },
         ConnectErrorKind::TimedOut => ConnectError::TimedOut { url },
+        ConnectErrorKind::Dns if names_no_host(&url) => ConnectError::Url { url, reason: "it names no host".into() },
         ConnectErrorKind::Dns => ConnectError::Name { url, reason },
         ConnectErrorKind::ServerParse => ConnectError::Url { url, reason },
         ConnectErrorKind::Tls => ConnectError::Tls { url, reason },
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => explain_io(url, error, reason),
     }
+}
+
+fn names_no_host(url: &str) -> bool {
+    let host = url.rsplit("://").next().unwrap_or_default();
+    host.trim().is_empty() || host.contains(char::is_whitespace)
 }
 
 /// The client reports TLS alerts and refused connections alike as I/O errors; the chain tells them apart.
@@ -261,9 +267,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_address_is_said_to_be_none() {
-        for url in ["http://127.0.0.1:1", "nats://", "not a url"] {
+        for url in ["", "http://127.0.0.1:1", "nats://", "not a url"] {
             let error = connect(&Endpoint::plain(url)).await.unwrap_err();
-            assert!(matches!(error, ConnectError::Url { .. } | ConnectError::Name { .. }), "{url}: {error:?}");
+            assert!(matches!(error, ConnectError::Url { .. }), "{url}: {error:?}");
         }
     }
 }

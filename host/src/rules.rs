@@ -16,6 +16,13 @@ pub struct Rules {
     pub rate: Option<Rate>,
 }
 
+impl Rules {
+    /// In a word.
+    pub fn state(&self) -> &'static str {
+        if self.paused { "paused" } else { "open" }
+    }
+}
+
 /// So many in a time, evenly spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

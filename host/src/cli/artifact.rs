@@ -100,7 +100,8 @@ async fn get(global: &Global, digest: &Digest, output: Option<PathBuf>) -> Resul
     };
     let cannot = |error: std::io::Error| CliError::platform(format!("{} cannot be written: {error}", path.display()));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
-    let mut staged = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+    let in_folder = |error| CliError::usage(format!("no file can be made in {}: {error}", folder.display()));
+    let mut staged = tempfile::NamedTempFile::new_in(folder).map_err(in_folder)?;
     while let Some(piece) = pieces.next().await {
         staged.write_all(&piece?).map_err(cannot)?;
     }

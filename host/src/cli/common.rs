@@ -150,8 +150,21 @@ pub(crate) fn read_component(path: &Path) -> Result<Blob, CliError> {
     read_file(path, COMPONENT_BYTES_MAX)
 }
 
+/// Tells of a file that cannot be a component, where nobody would be told how its job ended.
+pub(crate) fn check_is_wasm(path: &Path) -> Result<(), CliError> {
+    let mut magic = [0; 4];
+    // What cannot be read is told by whoever reads it.
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    if read.is_ok() && magic == *b"\0asm" {
+        return Ok(());
+    }
+    Err(CliError::usage(format!("{} is no WebAssembly", path.display()))
+        .hint("name the .wasm file that your build made; `wasmjob inspect` shows what is in one"))
+}
+
 /// A cluster as commands see it.
 pub(crate) struct Cluster {
+    json: bool,
     pub(crate) config: Config,
     pub(crate) broker: Broker,
 }
@@ -162,7 +175,12 @@ impl Cluster {
         let config = global.load(Vec::new())?;
         let endpoint = connect::find(&config, global.join.as_deref())?;
         let client = connect::connect(&endpoint).await?;
-        Ok(Cluster { config, broker: Broker::new(client) })
+        Ok(Cluster { json: global.json, config, broker: Broker::new(client) })
+    }
+
+    /// Says what to look out for.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        render::warn(self.json, text);
     }
 
     /// The cluster's artifacts.

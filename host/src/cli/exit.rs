@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use clap::error::ErrorKind;
+
 use crate::{
     artifacts::ArtifactError,
     config::ConfigError,
@@ -98,6 +100,22 @@ impl CliError {
     }
 }
 
+/// What is wrong with the arguments of the command line, without how a person is shown it.
+pub(super) fn of_usage(error: &clap::Error) -> CliError {
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
+        return CliError::usage("a subcommand is missing").hint("--help lists them");
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let message = paragraphs.next().unwrap_or_default();
+    let told = CliError::usage(message.strip_prefix("error: ").unwrap_or(&message));
+    // How it is used, or the word that was meant; the last one says that there is --help.
+    match paragraphs.next() {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
 impl Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -122,7 +140,12 @@ impl From<ConfigError> for CliError {
 
 impl From<ConnectError> for CliError {
     fn from(error: ConnectError) -> Self {
-        CliError::platform(&error).hint(error.hint())
+        let told = match &error {
+            // What was given is no address and no file for it.
+            ConnectError::Url { .. } | ConnectError::File { .. } => CliError::usage(&error),
+            _ => CliError::platform(&error),
+        };
+        told.hint(error.hint())
     }
 }
 
@@ -144,9 +167,33 @@ impl From<SpecError> for CliError {
             SpecError::LimitTooHigh { impossible: false, .. } => {
                 CliError::usage(error).hint("an operator can raise the maximum under [limits.max] in the configuration")
             }
+            SpecError::Field { field, ref reason } => match flag(field) {
+                Some(flag) => CliError::usage(format!("{flag}: {reason}")),
+                None => CliError::usage(error),
+            },
             _ => CliError::usage(error),
         }
     }
+}
+
+/// The flag that a field of a job spec comes from.
+fn flag(field: &str) -> Option<&'static str> {
+    let flags = [
+        ("args", "--arg"),
+        ("env", "--env"),
+        ("secrets", "--secret"),
+        ("grants", "--grant"),
+        ("queue", "--queue"),
+        ("labels", "--label"),
+        ("at", "--at or --in"),
+        ("expires_ms", "--expires"),
+        ("result_ttl_ms", "--keep"),
+        ("soft_ms", "--soft"),
+        ("retry", "--retries and what goes with it"),
+        ("dedupe_key", "--dedupe"),
+        ("concurrency", "--concurrency"),
+    ];
+    flags.iter().find(|(name, _)| *name == field).map(|(_, flag)| *flag)
 }
 
 impl From<LimitConfigError> for CliError {

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use clap::Args;
 use futures_util::StreamExt;
+use serde::Serialize;
 use wasmjob_runtime::Usage;
 
-use super::{CliError, Exit, Global, common::Cluster, render, wait::Waiter};
+use super::{CliError, Exit, Global, common::Cluster, render, wait::Waiter, waits};
 use crate::{
     queue,
     wire::{JobId, OutputValue, Report, State},
@@ -28,13 +29,23 @@ pub(crate) struct ResultArgs {
     wait: bool,
 }
 
+/// A report, and what the job waits for if it does.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<String>,
+}
+
 /// Shows a job.
 pub(crate) async fn get(global: &Global, args: GetArgs) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
     let report = find(&cluster, args.job).await?;
+    let waits_for = waits::for_what(&cluster, &report).await?;
     match global.json {
-        true => render::json(&report)?,
-        false => render::line(&describe(&report))?,
+        true => render::json(&Shown { report: &report, waits_for })?,
+        false => render::line(&describe(&report, waits_for))?,
     }
     Ok(Exit::Done)
 }
@@ -127,12 +138,13 @@ pub(crate) fn exit_of(reports: &[Report]) -> Exit {
 }
 
 /// A report for a person.
-fn describe(report: &Report) -> String {
+fn describe(report: &Report, waits_for: Option<String>) -> String {
     let mut lines = vec![
         ("job", report.job.to_string()),
         ("state", report.state.name().to_owned()),
         ("attempt", report.attempt.to_string()),
     ];
+    lines.extend(waits_for.map(|what| ("waits for", what)));
     lines.extend(report.node.clone().map(|node| ("node", node)));
     if let Some(spec) = &report.spec {
         lines.push(("component", spec.component.clone()));

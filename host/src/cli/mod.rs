@@ -31,6 +31,7 @@ mod status;
 mod submit;
 mod up;
 mod wait;
+mod waits;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -181,10 +182,7 @@ pub fn main() -> Exit {
     crate::memory::start_small();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
-        }
+        Err(error) => return tell_usage(&error),
     };
     if let Command::ExecChild { args } = cli.command {
         return CliError::platform(crate::server::exec_child(args)).report(false);
@@ -205,6 +203,16 @@ pub fn main() -> Exit {
         Ok(exit) => exit,
         Err(error) => error.report(json),
     }
+}
+
+/// Tells what is wrong with the arguments, or the help that was asked for.
+fn tell_usage(error: &clap::Error) -> Exit {
+    let wants_json = std::env::args_os().any(|arg| arg == "--json");
+    if error.use_stderr() && wants_json {
+        return exit::of_usage(error).report(true);
+    }
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage } else { Exit::Done }
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, CliError> {

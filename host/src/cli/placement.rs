@@ -21,7 +21,7 @@ pub(crate) struct PlacementArgs {
     #[arg(long, help_heading = "Where and when")]
     queue: Option<String>,
     /// 0 to 9, 9 first
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9), help_heading = "Where and when")]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9), allow_negative_numbers = true, help_heading = "Where and when")]
     priority: u8,
     /// Label a node must have (repeatable; see `wasmjob nodes ls`)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair, help_heading = "Where and when")]
@@ -36,7 +36,7 @@ pub(crate) struct PlacementArgs {
     #[arg(long, value_name = "TIME", default_value = "24h", help_heading = "Where and when")]
     keep: Span,
     /// Try again this often if it fails
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Retries")]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, help_heading = "Retries")]
     retries: u32,
     /// What to try again: error, trap, limit (repeatable) [default: error, trap]
     #[arg(long, value_name = "KIND", requires = "retries", help_heading = "Retries")]

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     CliError, Exit, Global,
-    common::{Cluster, read_component, upload},
+    common::{Cluster, check_is_wasm, read_component, upload},
     render, sign,
 };
 use crate::names;
@@ -31,6 +31,7 @@ pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliErr
             .hint("1 to 128 letters, digits, `-`, `_` and `.`, and not like a file name"));
     }
     let blob = read_component(Path::new(&args.file))?;
+    check_is_wasm(&args.file)?;
     let cluster = Cluster::connect(global).await?;
     sign::check(&cluster.config, &blob)?;
     upload(&*cluster.artifacts().await?, &blob, &format!("uploading {}", args.file.display())).await?;
@@ -38,7 +39,7 @@ pub(crate) async fn push(global: &Global, args: PushArgs) -> Result<Exit, CliErr
         let before = names::resolve(&cluster.broker, name).await?;
         names::set(&cluster.broker, name, blob.digest()).await?;
         if let Some(before) = before.filter(|before| *before != blob.digest()) {
-            render::talk(format!("{name} stood for {before} before"));
+            cluster.warn(format!("{name} stood for {before} before"));
         }
     }
     match global.json {

@@ -139,7 +139,7 @@ async fn row(cluster: &Cluster, nodes: &[NodeInfo], queue: String) -> Result<Row
     let mut of_queue: Vec<&NodeInfo> = nodes.iter().filter(|node| node.queues.contains(&queue)).collect();
     of_queue.retain(|node| node.state == "ready");
     Ok(Row {
-        state: if rules.paused { "paused" } else { "open" },
+        state: rules.state(),
         waiting,
         running,
         later,
@@ -170,7 +170,11 @@ async fn rate(global: &Global, cluster: &Cluster, args: &RateArgs) -> Result<(),
     cluster.check_queue(&args.queue).await?;
     let (rules, revision) = cluster.broker.rules(&args.queue).await?;
     cluster.broker.keep_rules(&args.queue, &Rules { rate, ..rules }, revision).await?;
-    tell(global, &args.queue, &rate.map_or("starts jobs at any rate".into(), |rate| format!("starts {rate} at most")))
+    tell(
+        global,
+        &args.queue,
+        &rate.map_or("starts jobs as fast as it can".into(), |rate| format!("starts {rate} at most")),
+    )
 }
 
 async fn purge(global: &Global, cluster: &Cluster, args: &PurgeArgs) -> Result<(), CliError> {
@@ -192,8 +196,8 @@ async fn purge(global: &Global, cluster: &Cluster, args: &PurgeArgs) -> Result<(
     if !rows.is_empty() {
         render::table(&["class and priority", "jobs"], &rows)?;
     }
-    let would = if args.dry_run { "would be " } else { "" };
-    render::talk(format!("{jobs} waiting jobs of queue {} {would}cancelled", args.queue));
+    let would = if args.dry_run { " would be" } else { "" };
+    render::talk(render::jobs(jobs, &format!("that waited in queue {}{would} cancelled", args.queue)));
     Ok(())
 }
 

@@ -56,6 +56,19 @@ pub(crate) fn talk(text: impl AsRef<str>) {
     let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
 }
 
+/// Says on stderr what to look out for; as a JSON object if that is how the rest is said.
+pub(crate) fn warn(json: bool, text: impl AsRef<str>) {
+    match json {
+        true => talk(serde_json::json!({ "warning": text.as_ref() }).to_string()),
+        false => talk(format!("warning: {}", text.as_ref())),
+    }
+}
+
+/// So many jobs, of which there is this to say.
+pub(crate) fn jobs(number: u64, what: &str) -> String {
+    format!("{} {} {what}", count(number), if number == 1 { "job" } else { "jobs" })
+}
+
 /// A table with these headings and rows, without lines, for people and for `awk`.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<(), CliError> {
     let mut table = Table::new();

@@ -6,7 +6,12 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{CliError, Exit, Global, common::Cluster, common::JobArgs, placement::PlacementArgs, render, submit};
+use super::{
+    CliError, Exit, Global,
+    common::{Cluster, JobArgs, as_file, check_is_wasm},
+    placement::PlacementArgs,
+    render, submit,
+};
 use crate::{
     queue::Kept,
     schedule::{Calendar, CalendarError, JITTER_MS_MAX, Missed, Overlap, Schedule, Ticked, When, is_name},
@@ -90,7 +95,13 @@ pub(crate) struct AddArgs {
 
 impl From<CalendarError> for CliError {
     fn from(error: CalendarError) -> Self {
-        CliError::usage(error)
+        let told = CliError::usage(&error);
+        match error {
+            CalendarError::Pattern { .. } | CalendarError::Never { .. } => {
+                told.hint("five fields: minute, hour, day of the month, month, day of the week, such as '0 3 * * *'")
+            }
+            CalendarError::Zone { .. } | CalendarError::Interval { .. } => told,
+        }
     }
 }
 
@@ -152,6 +163,10 @@ async fn add(global: &Global, cluster: &Cluster, args: &AddArgs) -> Result<(), C
         job: JobSpec::new(new_job_id(), String::new()),
     };
     let next = schedule.calendar()?.after(now)?;
+    // Nobody looks at how each of its jobs ends.
+    if let Some(file) = as_file(&args.job.component)? {
+        check_is_wasm(file)?;
+    }
     schedule.job = submit::spec(cluster, &args.job, &args.placement).await?;
     cluster.check_queue(&schedule.job.queue).await?;
     let revision = match before {

@@ -28,6 +28,7 @@ struct Status {
 #[derive(Serialize)]
 struct QueueStatus {
     queue: String,
+    state: &'static str,
     waiting: u64,
     running: u64,
     later: u64,
@@ -49,7 +50,8 @@ async fn look(cluster: &Cluster) -> Result<Status, CliError> {
     let mut queues = Vec::new();
     for name in queue::queues(&cluster.broker.jetstream).await? {
         let Depth { waiting, running, later } = queue::depth(&cluster.broker, &name).await?;
-        queues.push(QueueStatus { queue: name, waiting, running, later });
+        let state = cluster.broker.rules(&name).await?.0.state();
+        queues.push(QueueStatus { queue: name, state, waiting, running, later });
     }
     let jobs = ps::jobs(cluster, RECENT, |_| true).await?;
     let failed = |job: &Report| matches!(job.state, State::Failed | State::Dead);
@@ -76,9 +78,9 @@ fn show(status: &Status) -> Result<(), CliError> {
     ))?;
     let rows = status.queues.iter().map(|queue| {
         let numbers = [queue.waiting, queue.running, queue.later].map(|number| number.to_string());
-        std::iter::once(queue.queue.clone()).chain(numbers).collect()
+        [queue.queue.clone(), queue.state.to_owned()].into_iter().chain(numbers).collect()
     });
-    render::table(&["queue", "waiting", "running", "later"], &rows.collect::<Vec<_>>())?;
+    render::table(&["queue", "state", "waiting", "running", "later"], &rows.collect::<Vec<_>>())?;
     if status.recent_failures.is_empty() {
         return render::line("no recent failures");
     }

@@ -17,12 +17,13 @@ use super::{
     placement::{PlacementArgs, StartArgs},
     render,
     wait::Waiter,
+    waits,
 };
 use crate::{
     grants::{Folders, Offers},
     nodes::{self, NodeInfo},
     queue::names::Lane,
-    wire::{Grant, Input, JobId, JobSpec, Report, class, new_job_id},
+    wire::{Grant, Input, JobId, JobSpec, Report, State, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
 
@@ -64,10 +65,13 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         Some(_) => vec![cluster.broker.claim(&spec).await?],
         None => own.clone(),
     };
-    if ids != own && !global.json {
-        render::talk("this job was submitted with the same key before");
+    if let [id] = ids[..]
+        && id != spec.id
+    {
+        tell_of_earlier(&cluster, id).await?;
     }
     let waiter = match args.wait {
+        true if ids != own => Some(Waiter::start(&cluster.broker, ids.clone()).await?.looking_first()),
         true => Some(Waiter::start(&cluster.broker, ids.clone()).await?),
         false => None,
     };
@@ -86,6 +90,20 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
     Ok(exit)
 }
 
+/// Says what became of the job that was submitted with the same key before.
+async fn tell_of_earlier(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
+    let earlier = cluster.broker.event(job).await?.map(|stored| stored.report.state);
+    let hint = match earlier {
+        Some(state) if state.is_terminal() && state != State::Succeeded => {
+            format!("; `wasmjob retry {job}` has it again")
+        }
+        _ => String::new(),
+    };
+    let is = earlier.unwrap_or(State::Queued).name();
+    cluster.warn(format!("this is job {job} ({is}), which was submitted with the same key before{hint}"));
+    Ok(())
+}
+
 /// The spec that flags describe, with its component and input where nodes find them.
 pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &PlacementArgs) -> Result<JobSpec, CliError> {
     let (given, limits) = job.limits(&cluster.config)?;
@@ -97,9 +115,11 @@ pub(super) async fn spec(cluster: &Cluster, job: &JobArgs, placement: &Placement
     placement.put_into(&mut spec, route.as_deref())?;
     spec.limits = given;
     cluster.check_queue(&spec.queue).await?;
-    place(cluster, &mut spec).await?;
-    check_memory(cluster, &spec, &limits).await?;
+    let nodes = nodes::list(&cluster.broker).await?;
+    name_folders(&mut spec, &nodes)?;
     spec.check()?;
+    check_memory(cluster, &spec, &limits).await?;
+    warn_of_waiting(cluster, &spec, &nodes).await?;
     if let Some(file) = file {
         upload(&*cluster.artifacts().await?, &file, &format!("uploading {}", job.component)).await?;
     }
@@ -136,27 +156,25 @@ async fn check_memory(cluster: &Cluster, spec: &JobSpec, limits: &Limits) -> Res
     .hint("lower --limit memory=SIZE, or raise node.memory on a node"))
 }
 
-/// Names folders the way nodes offer them, and says so if no node has what the job requires.
-async fn place(cluster: &Cluster, spec: &mut JobSpec) -> Result<(), CliError> {
-    let nodes = nodes::list(&cluster.broker).await?;
+/// Names folders the way nodes offer them.
+fn name_folders(spec: &mut JobSpec, nodes: &[NodeInfo]) -> Result<(), CliError> {
     for grant in &mut spec.grants {
         let Grant::Fs { host, .. } = grant else { continue };
         if Path::new(host).is_absolute() {
-            *host = offered_name(&nodes, host)?;
+            *host = offered_name(nodes, host)?;
         }
     }
-    spec.check()?;
-    let (class, queue) = (spec.class(), &spec.queue);
-    let mut of_queue = nodes.iter().filter(|node| node.queues.contains(queue)).peekable();
-    if of_queue.peek().is_none() {
-        render::talk(format!(
-            "warning: no node works on queue {queue} now; the job waits until one does (`wasmjob nodes ls`)"
-        ));
-    } else if !of_queue.any(|node| class::is_met(&class, &node.labels)) {
-        let required = class.replace('+', ", ");
-        render::talk(format!(
-            "warning: no node of queue {queue} has all of {required}; the job waits until one does (`wasmjob nodes inspect NODE`)"
-        ));
+    Ok(())
+}
+
+/// Says so if the job will not start for now.
+async fn warn_of_waiting(cluster: &Cluster, spec: &JobSpec, nodes: &[NodeInfo]) -> Result<(), CliError> {
+    if cluster.broker.rules(&spec.queue).await?.0.paused {
+        let queue = &spec.queue;
+        cluster.warn(format!("queue {queue} is paused; the job waits until `wasmjob queue resume {queue}`"));
+    }
+    if let Some(reason) = waits::no_node(spec, nodes) {
+        cluster.warn(format!("{reason}; the job waits until one does"));
     }
     Ok(())
 }

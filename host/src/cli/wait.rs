@@ -24,6 +24,8 @@ pub(crate) struct Waiter {
     seen: Subscriber,
     ids: Vec<JobId>,
     ended: HashMap<JobId, Report>,
+    /// They may have ended before anybody listened.
+    may_have_ended: bool,
 }
 
 impl Waiter {
@@ -36,7 +38,12 @@ impl Waiter {
         let seen = broker.client.subscribe(subject).await.map_err(CliError::platform)?;
         // The server has to know before the first job is published.
         broker.client.flush().await.map_err(CliError::platform)?;
-        Ok(Waiter { seen, ended: HashMap::with_capacity(ids.len()), ids })
+        Ok(Waiter { seen, ended: HashMap::with_capacity(ids.len()), ids, may_have_ended: false })
+    }
+
+    /// Looks at once: the jobs were submitted before.
+    pub(crate) fn looking_first(self) -> Self {
+        Waiter { may_have_ended: true, ..self }
     }
 
     /// The last reports of the jobs, in the order they were given.
@@ -44,7 +51,9 @@ impl Waiter {
         let wanted: std::collections::HashSet<JobId> = self.ids.iter().copied().collect();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        look.reset();
+        if !self.may_have_ended {
+            look.reset();
+        }
         while self.ended.len() < wanted.len() {
             tokio::select! {
                 event = self.seen.next() => match event {

@@ -87,6 +87,11 @@ impl Broker {
         Ok(None)
     }
 
+    /// How many jobs have a place of this key.
+    pub async fn holders(&self, key: &str) -> Result<usize, QueueError> {
+        Ok(self.places(key).await?.values().filter(|(_, holder)| holder.is_some()).count())
+    }
+
     /// The places of a key that were ever taken and not long left: their entries, and who has them.
     async fn places(&self, key: &str) -> Result<BTreeMap<u32, (u64, Option<JobId>)>, QueueError> {
         let filter = names::key_subject(&names::places_of(key));

@@ -383,7 +383,10 @@ impl JobSpec {
             return wrong("priority", format!("0 to 9 are possible, not {}", self.priority));
         }
         if !(RESULT_TTL_MS_MIN..=RESULT_TTL_MS_MAX).contains(&self.result_ttl_ms) {
-            return wrong("result_ttl_ms", format!("{RESULT_TTL_MS_MIN} to {RESULT_TTL_MS_MAX} are possible"));
+            return wrong(
+                "result_ttl_ms",
+                format!("{RESULT_TTL_MS_MIN} to {RESULT_TTL_MS_MAX} milliseconds (a minute to ten years) are possible"),
+            );
         }
         let args: usize = self.args.iter().map(String::len).sum();
         let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -437,7 +440,7 @@ impl JobSpec {
         }
         match self.expires_ms {
             Some(ms) if !(1..=RESULT_TTL_MS_MAX).contains(&ms) => {
-                wrong("expires_ms", format!("1 to {RESULT_TTL_MS_MAX} are possible"))
+                wrong("expires_ms", format!("1 to {RESULT_TTL_MS_MAX} milliseconds (ten years) are possible"))
             }
             _ => Ok(()),
         }

@@ -32,6 +32,17 @@ fn a_job_with_a_key_runs_once_and_another_one_is_refused() {
     let dead =
         cluster.submit(&["--dedupe", "x", &cluster.guest(&guest::exits(7)), "--retries", "1", "--backoff", "1ms"]);
     cluster.until_state(&dead, "dead");
+    let again = cluster.wasmjob(&[
+        "submit",
+        "--dedupe",
+        "x",
+        &cluster.guest(&guest::exits(7)),
+        "--retries",
+        "1",
+        "--backoff",
+        "1ms",
+    ]);
+    again.succeeded().saying(&["(dead)", "wasmjob retry"]);
     cluster.wasmjob(&["dead", "rm", &dead]).succeeded();
     let next = cluster.submit(&["--dedupe", "x", &hello]);
     assert_ne!(next, dead);
@@ -102,7 +113,11 @@ fn a_place_of_a_node_that_died_is_free_after_its_lease() {
     let _n2 = cluster.join("n2", &["--slots", "2"]);
     let waits = cluster.submit(&["--concurrency", "database=1", &cluster.guest(&guest::says("hello"))]);
     until("it was looked at", || (cluster.metric("n2", "wasmjob_redeliveries_total") > 0.0).then_some(()));
-    assert_eq!(cluster.json(&["get", &waits])["state"], "queued");
+    let report = cluster.json(&["get", &waits]);
+    assert_eq!(
+        (&report["state"], &report["waits_for"]),
+        (&"queued".into(), &"a place of key `database`, of which 1 at once may run".into())
+    );
     // The node sleeps: its job and the place of its job are for others.
     cluster.signal_node("n1", Signal::STOP);
     until("one of the two has the place", || {

@@ -18,7 +18,10 @@ fn a_queue_that_rests_starts_nothing_and_goes_on_where_it_was() {
     cluster.until_state(&runs, "running");
     cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
     cluster.wasmjob(&["queue", "pause", "default"]).succeeded().saying(&["paused already"]);
-    let waits = cluster.submit(&[&hello]);
+    let said = cluster.wasmjob(&["submit", &hello]).succeeded().saying(&["queue default is paused"]);
+    let waits = said.text().trim().to_owned();
+    let waits_for = cluster.json(&["get", &waits])["waits_for"].clone();
+    assert!(waits_for.as_str().unwrap().contains("paused"), "{waits_for}");
     // What runs ends; what waits does not start, also at a node that comes later. Other queues are not concerned.
     cluster.until_state(&runs, "succeeded");
     cluster.kill(u32::try_from(cluster.node("n1")["pid"].as_u64().unwrap()).unwrap());
@@ -44,7 +47,10 @@ fn what_waits_is_purged_and_what_runs_goes_on() {
     let dry = cluster.json(&["queue", "purge", "default", "--dry-run"]);
     assert_eq!((&dry["jobs"], &dry["lanes"]["any p9"], &dry["dry_run"]), (&3.into(), &1.into(), &true.into()), "{dry}");
     assert_eq!(cluster.until_state(&waiting[0], "queued")["attempt"], 0);
-    cluster.wasmjob(&["queue", "purge", "default"]).succeeded().saying(&["3 waiting jobs", "cancelled"]);
+    cluster
+        .wasmjob(&["queue", "purge", "default"])
+        .succeeded()
+        .saying(&["3 jobs that waited in queue default cancelled"]);
     for job in &waiting {
         assert_eq!(cluster.until_state(job, "cancelled")["attempt"], 0);
     }
@@ -62,6 +68,8 @@ fn a_cancelled_job_waits_no_more_also_where_nobody_would_take_it() {
     let cluster = Cluster::up_with(&["--slots", "1"]);
     let hello = cluster.guest(&guest::says("hello"));
     let job = cluster.submit(&["--label", "gpu=a100", &hello]);
+    let shown = cluster.wasmjob(&["get", &job]).succeeded();
+    assert!(shown.text().contains("waits for  no node of queue default has all of gpu=a100"), "{}", shown.text());
     assert_eq!(row(&cluster, "default")["waiting"], 1);
     cluster.wasmjob(&["cancel", &job]).succeeded();
     let default = row(&cluster, "default");
