@@ -16,7 +16,6 @@ pub mod http;
 pub mod lanes;
 pub mod lifecycle;
 pub mod limit_values;
-pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod node;

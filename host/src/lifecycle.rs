@@ -468,7 +468,7 @@ mod tests {
     fn a_job_expires_only_before_it_starts_and_says_that_it_starts() {
         let after = Span(std::time::Duration::from_secs(5));
         let spec = JobSpec { expires_ms: Some(5_000), ..JobSpec::new(new_job_id(), String::new()) };
-        let fresh = Report { spec: Some(Box::new(spec)), ..queued() };
+        let fresh = Report { spec: Some(spec.into()), ..queued() };
         let Decision::Run { report, announce } = on_delivery(fresh.clone(), None, message(1, 1, false), None, "a")
         else {
             panic!()

@@ -119,7 +119,8 @@ fn over(mut limits: Limits, section: &str, table: &BTreeMap<String, String>) -> 
 pub fn table(pairs: &[(String, String)]) -> Result<LimitTable, LimitConfigError> {
     let mut table = LimitTable::default();
     for (name, value) in pairs {
-        table.0.insert(name.clone(), parse(name, value)?.1);
+        let (info, value) = parse(name, value)?;
+        table.0.insert(info.name.into(), value);
     }
     Ok(table)
 }

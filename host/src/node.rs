@@ -32,7 +32,6 @@ use crate::{
     http::{self, HttpError, Readiness},
     lanes,
     limit_values::{self, LimitConfigError},
-    memory,
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
@@ -172,7 +171,6 @@ impl Node {
         let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
         let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));
-        let _small = memory::keep_small();
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for Worked { queue, lease, slots: worked } in &self.queues {
             let (known, lanes) = lanes::first();
@@ -343,7 +341,7 @@ async fn worker(config: &Config, broker: Broker, metrics: Metrics, slots: usize)
         skip_guests: false,
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
-        broker,
+        broker: Arc::new(broker),
     })
 }
 
@@ -379,7 +377,7 @@ fn describe(config: &Config, worker: &Worker, queues: &[Worked], listener: &TcpL
 
 async fn listen_for_cancels(worker: Arc<Worker>) {
     while !worker.stopping.is_cancelled() {
-        if let Err(error) = worker.cancels.clone().listen(worker.broker.clone()).await {
+        if let Err(error) = worker.cancels.clone().listen(Broker::clone(&worker.broker)).await {
             tracing::warn!(%error, "cancels are not heard; listening again");
         }
         tokio::time::sleep(LISTEN_AGAIN).await;

@@ -2,9 +2,13 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{
+    filter::{ParseError, Targets},
+    fmt::{format::FmtSpan, layer},
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{Log, LogFormat};
 
@@ -45,18 +49,18 @@ const QUIET: &str = "async_nats=off,rustls=warn,hyper=warn,object_store=warn,was
 
 /// Sends events of this process to stderr from now on.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let filter = filter(&log.level)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let wanted = registry().with(filter(&log.level)?);
+    let lines = layer().with_writer(stderr);
     let set = match log.format {
         // A span's end is logged with its times, which is what a collector wants of an attempt.
-        LogFormat::Json => lines.json().with_span_events(FmtSpan::CLOSE).finish().try_init(),
-        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).finish().try_init(),
+        LogFormat::Json => wanted.with(lines.json().with_span_events(FmtSpan::CLOSE)).try_init(),
+        LogFormat::Text => wanted.with(lines.with_ansi(stderr().is_terminal()).with_target(false)).try_init(),
     };
     set.map_err(|_| TelemetryError::Twice)
 }
 
 /// A bare level is about us; whoever writes directives gets exactly those.
-fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+fn filter(level: &str) -> Result<Targets, TelemetryError> {
     let wrong = |reason: String| TelemetryError::Level { level: level.to_owned(), reason };
     let directives = match level.trim().to_ascii_lowercase().as_str() {
         bare @ ("off" | "error" | "warn" | "info" | "debug") => format!("{bare},{QUIET}"),
@@ -65,7 +69,7 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
         _ if !level.contains(['=', ',']) => return Err(wrong("no such level".to_owned())),
         _ => level.to_owned(),
     };
-    EnvFilter::try_new(directives).map_err(|error| wrong(error.to_string()))
+    directives.parse().map_err(|error: ParseError| wrong(error.to_string()))
 }
 
 #[cfg(test)]

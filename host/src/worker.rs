@@ -58,7 +58,7 @@ pub const MIB: u64 = 1 << 20;
 /// What all slots of a node share.
 pub struct Worker {
     /// The cluster.
-    pub broker: Broker,
+    pub broker: Arc<Broker>,
     /// Runs the attempts.
     pub sandbox: Sandbox,
     /// Components, inputs and outputs.
@@ -210,7 +210,7 @@ impl Worker {
     }
 
     async fn handle(&self, mut held: Held<'_>) {
-        let spec = match JobSpec::parse(held.delivery.payload()) {
+        let mut spec = match JobSpec::parse(held.delivery.payload()) {
             Ok(spec) => spec,
             Err(error) => return self.bury(held, error.to_string()).await,
         };
@@ -232,8 +232,13 @@ impl Worker {
         };
         let Ok(stored) = stored else { return self.hand_back(held, None).await };
         held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
-        let fresh = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(job) };
         let Ok(unwanted) = self.unwanted(&held, &spec).await else { return self.hand_back(held, None).await };
+        let limits = spec.limits.resolve(&self.defaults, &self.maximum);
+        if let Ok(limits) = &limits {
+            spec.limits = LimitTable::of(limits);
+        }
+        let spec = Arc::new(spec);
+        let fresh = Report { spec: Some(spec.clone()), ..Report::queued(job) };
         let stored = stored.map(|stored| stored.report);
         let Ok(decision) = self.decide(&held, fresh, stored, unwanted).await else {
             return self.hand_back(held, None).await;
@@ -242,23 +247,31 @@ impl Worker {
             Decision::Drop | Decision::LookFor { .. } => held.delivery.done().await,
             Decision::Finish(report) => self.conclude(held, &spec, *report).await,
             Decision::SendNext(report) => self.send_next(&held, &spec, &report).await,
-            Decision::Run { report, announce } => {
+            Decision::Run { mut report, announce } => {
+                let limits = match limits {
+                    Ok(limits) => limits,
+                    Err(error) => {
+                        return self.end_unstarted(held, &spec, *report, Outcome::invalid(error.to_string())).await;
+                    }
+                };
+                // What is stored may be of a node with other limits.
+                report.spec = Some(spec.clone());
                 let span =
                     tracing::info_span!("attempt", %job, attempt = report.attempt, traceparent = spec.traceparent);
-                self.run(held, spec, *report, announce).instrument(span).await;
+                // On the heap: it is large, and would be copied from one place on the stack to the next.
+                Box::pin(self.run(held, spec, limits, (*report, announce))).instrument(span).await;
             }
         }
     }
 
     /// Makes an attempt and stores how it ended.
-    async fn run(&self, mut held: Held<'_>, spec: JobSpec, mut report: Report, announce: bool) {
-        let limits = match spec.limits.resolve(&self.defaults, &self.maximum) {
-            Ok(limits) => limits,
-            Err(error) => return self.end_unstarted(held, &spec, report, Outcome::invalid(error.to_string())).await,
-        };
-        if let Some(spec) = &mut report.spec {
-            spec.limits = LimitTable::of(&limits);
-        }
+    async fn run(
+        &self,
+        mut held: Held<'_>,
+        spec: Arc<JobSpec>,
+        limits: Limits,
+        (mut report, announce): (Report, bool),
+    ) {
         if limits.memory > self.memory_bytes {
             return self.leave_to_larger_nodes(held, &spec, report, limits.memory).await;
         }

@@ -6,7 +6,7 @@ use super::{CliError, Exit, Global, common::Cluster, get, ps, render};
 use crate::{
     lifecycle,
     queue::QueueError,
-    wire::{JobId, Report, State},
+    wire::{JobId, JobSpec, Report, State},
 };
 
 /// Dead jobs that one command looks at.
@@ -130,13 +130,13 @@ async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
     let again = lifecycle::on_ask_again(report).ok_or_else(|| {
         CliError::usage(format!("job {job} has not ended: it is {state}")).hint("`wasmjob cancel` ends it")
     })?;
-    let Some(mut spec) = again.spec.clone() else {
+    let Some(spec) = again.spec.as_deref() else {
         return Err(CliError::usage(format!("what job {job} was to do is not known: it was no valid job spec"))
             .hint("submit it anew"));
     };
     cluster.broker.take_cancel_back(job).await?;
     // It is wanted now, and the time it was not to start before has come.
-    (spec.at, spec.expires_ms) = (None, None);
+    let spec = JobSpec { at: None, expires_ms: None, ..spec.clone() };
     let event = match cluster.broker.store(&again, sequence).await {
         Ok(event) => event,
         Err(QueueError::Refused { .. }) => {

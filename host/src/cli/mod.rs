@@ -179,7 +179,6 @@ impl Global {
 
 /// Parses the arguments of this process and does what they say.
 pub fn main() -> Exit {
-    crate::memory::start_small();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return tell_usage(&error),

@@ -48,8 +48,10 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
     let artifacts = Arc::new(LocalArtifacts::of_cluster(config, &here::scratch(config)?, jetstream));
     let component = fetch(&artifacts, digest(&cluster, &spec).await?, "component").await?;
     let input = input(&artifacts, &spec).await?;
-    let services =
-        Services { names: Arc::new(ClusterNames::new(cluster.broker.clone())), children: Arc::new(NoChildren) };
+    let services = Services {
+        names: Arc::new(ClusterNames::new(Arc::new(cluster.broker.clone()))),
+        children: Arc::new(NoChildren),
+    };
     let grants = Offers::of(config).resolve(&spec, services).await?;
     let wanted = Wanted {
         number: past.attempt.max(1),

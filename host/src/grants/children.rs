@@ -1,6 +1,9 @@
 //! Jobs that jobs submit.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
@@ -18,9 +21,9 @@ use crate::{
 
 /// Submits the children of one attempt.
 pub struct ClusterChildren {
-    broker: Broker,
+    broker: Arc<Broker>,
     io: Handle,
-    parent: JobSpec,
+    parent: Arc<JobSpec>,
     attempt: u32,
     /// Children so far and all that they may submit in turn.
     spent: AtomicU32,
@@ -28,7 +31,7 @@ pub struct ClusterChildren {
 
 impl ClusterChildren {
     /// For the attempt with this number at `parent`.
-    pub fn new(broker: Broker, parent: JobSpec, attempt: u32) -> Self {
+    pub fn new(broker: Arc<Broker>, parent: Arc<JobSpec>, attempt: u32) -> Self {
         ClusterChildren { broker, io: Handle::current(), parent, attempt, spent: AtomicU32::new(0) }
     }
 

@@ -1,5 +1,7 @@
 //! Names of artifacts for jobs: the cluster's, or none.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -12,13 +14,13 @@ use crate::{
 
 /// The names of a cluster. Questions run on the I/O runtime, not on the guest's thread.
 pub struct ClusterNames {
-    broker: Broker,
+    broker: Arc<Broker>,
     io: Handle,
 }
 
 impl ClusterNames {
     /// Asks `broker`.
-    pub fn new(broker: Broker) -> Self {
+    pub fn new(broker: Arc<Broker>) -> Self {
         ClusterNames { broker, io: Handle::current() }
     }
 }

@@ -293,7 +293,7 @@ impl World {
     fn fresh(&self, job: usize) -> Report {
         let can_expire = self.jobs[job].expires.is_some();
         let spec = || JobSpec { expires_ms: Some(1), ..JobSpec::new(id(job), String::new()) };
-        Report { spec: can_expire.then(|| Box::new(spec())), ..Report::queued(id(job)) }
+        Report { spec: can_expire.then(|| spec().into()), ..Report::queued(id(job)) }
     }
 
     fn has_expired(&self, job: usize) -> bool {

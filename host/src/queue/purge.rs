@@ -1,5 +1,7 @@
 //! Ending everything that waits in a queue.
 
+use std::sync::Arc;
+
 use futures_util::{Stream, StreamExt, stream};
 use time::OffsetDateTime;
 
@@ -98,7 +100,7 @@ async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run
     loop {
         let stored = broker.event(job).await?;
         let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
-        let fresh = || Report { spec: JobSpec::parse(&message.payload).ok().map(Box::new), ..Report::queued(job) };
+        let fresh = || Report { spec: JobSpec::parse(&message.payload).ok().map(Arc::new), ..Report::queued(job) };
         match lifecycle::on_cancel(stored.map_or_else(fresh, |stored| stored.report)) {
             Cancel::TooLate(_) => return Ok(End::Before),
             Cancel::Wait => return Ok(End::AtANode),

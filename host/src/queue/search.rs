@@ -1,6 +1,9 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures_util::TryStreamExt;
@@ -86,12 +89,12 @@ async fn scan(
 }
 
 fn queued(message: &StoredMessage, job: JobId) -> Report {
-    let spec = JobSpec::parse(&message.payload).ok().map(Box::new);
+    let spec = JobSpec::parse(&message.payload).ok().map(Arc::new);
     Report { spec, ..Report::queued(job) }
 }
 
 fn waiting(payload: &[u8], job: JobId) -> Report {
-    let spec = JobSpec::parse(payload).ok().map(Box::new);
+    let spec = JobSpec::parse(payload).ok().map(Arc::new);
     Report { spec, state: State::Waiting, ..Report::queued(job) }
 }
 

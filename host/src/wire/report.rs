@@ -1,5 +1,7 @@
 //! The report: a job's state, result and history, as events carry it and `--json` prints it.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -90,7 +92,7 @@ pub struct Report {
     pub counts_from: u32,
     /// What was asked for, so that an event is enough to run the job again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spec: Option<Box<JobSpec>>,
+    pub spec: Option<Arc<JobSpec>>,
 }
 
 impl Report {

@@ -1,6 +1,6 @@
 //! The job spec: what is asked for, as a message that any NATS client can publish.
 
-use std::{collections::BTreeMap, fmt, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -178,12 +178,12 @@ impl Default for Retry {
 /// Limits by name, as far as the job sets them: bytes, fuel or milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LimitTable(pub BTreeMap<String, u64>);
+pub struct LimitTable(pub BTreeMap<Cow<'static, str>, u64>);
 
 impl LimitTable {
     /// Every limit with its value.
     pub fn of(limits: &Limits) -> Self {
-        LimitTable(CHOOSABLE.iter().filter_map(|info| Some((info.name.to_owned(), limits.get(info.name)?))).collect())
+        LimitTable(CHOOSABLE.iter().filter_map(|info| Some((info.name.into(), limits.get(info.name)?))).collect())
     }
 
     /// Whether the job sets none.
@@ -196,7 +196,7 @@ impl LimitTable {
         let mut limits = defaults.clone();
         for (name, value) in &self.0 {
             if !limits.set(name, *value) {
-                return Err(SpecError::UnknownLimit { name: name.clone() });
+                return Err(SpecError::UnknownLimit { name: name.to_string() });
             }
         }
         match limits.first_above(maximum) {
@@ -747,7 +747,7 @@ mod tests {
     #[test]
     fn limits_are_resolved_against_defaults_and_maximum() {
         let (defaults, maximum) = (Limits::default(), Limits::maximum_default());
-        let table = |name: &str, value| LimitTable([(name.to_owned(), value)].into());
+        let table = |name: &str, value| LimitTable([(name.to_owned().into(), value)].into());
         assert_eq!(table("fuel", 7).resolve(&defaults, &maximum).unwrap(), Limits { fuel: 7, ..defaults.clone() });
         let unknown = table("disk", 7).resolve(&defaults, &maximum).unwrap_err().to_string();
         assert!(unknown.contains("disk") && unknown.contains("fuel, memory, wall"), "{unknown}");

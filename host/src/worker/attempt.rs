@@ -24,7 +24,7 @@ impl Worker {
     /// One attempt from the spec to the sandbox's report.
     pub(super) async fn attempt(
         &self,
-        spec: &JobSpec,
+        spec: &Arc<JobSpec>,
         number: u32,
         limits: Limits,
         signals: Arc<Signals>,
@@ -65,7 +65,7 @@ impl Worker {
         report
     }
 
-    fn services(&self, spec: &JobSpec, attempt: u32) -> Services {
+    fn services(&self, spec: &Arc<JobSpec>, attempt: u32) -> Services {
         Services {
             names: Arc::new(ClusterNames::new(self.broker.clone())),
             children: Arc::new(ClusterChildren::new(self.broker.clone(), spec.clone(), attempt)),

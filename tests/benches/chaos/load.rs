@@ -124,7 +124,7 @@ async fn listen(broker: &Broker, known: Arc<Mutex<Known>>) {
 async fn kinds(world: &World) -> Vec<JobSpec> {
     let at_once = Retry { max: 2, backoff_ms: 500, cap_ms: 2_000, ..Retry::default() };
     let job = async |wat: &str| {
-        let limits = LimitTable([("memory".to_owned(), 1 << 20)].into());
+        let limits = LimitTable([("memory".into(), 1 << 20)].into());
         JobSpec { limits, ..JobSpec::new(new_job_id(), world.push(wat).await.to_string()) }
     };
     let (short, long) = (job(&guest::says("hello")).await, job(&guest::sleeps_ms(1_500)).await);

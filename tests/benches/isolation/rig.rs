@@ -148,7 +148,7 @@ impl Job {
     pub async fn submit(broker: &Broker, queue: &str, component: &str, limits: &[(&str, u64)]) -> Self {
         let mut spec = JobSpec::new(new_job_id(), component);
         spec.queue = queue.into();
-        spec.limits = LimitTable(limits.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect());
+        spec.limits = LimitTable(limits.iter().map(|(name, value)| ((*name).to_owned().into(), *value)).collect());
         let seen = broker.client.subscribe(names::seen(spec.id)).await.expect("the connection is open");
         broker.submit(&spec).await.expect("the queue takes a job");
         Job { id: spec.id, seen }

@@ -41,7 +41,7 @@ fn spec(message: &[u8]) {
         assert_eq!(LimitTable::of(&limits).resolve(&defaults, &maximum), Ok(limits));
     }
     let _ = spec.id.submitted();
-    let queued = Report { spec: Some(Box::new(spec.clone())), ..Report::queued(spec.id) };
+    let queued = Report { spec: Some(spec.clone().into()), ..Report::queued(spec.id) };
     assert_eq!(Report::parse(&queued.to_event()).expect("a report reads its own event"), queued);
 }
 
@@ -59,7 +59,7 @@ fn limit(text: &str) {
         let info = CHOOSABLE.iter().find(|info| info.name == name).expect("a limit there is");
         assert!(*value > 0, "{name}");
         let shown = info.show(*value);
-        let again = limit_values::table(&[(name.clone(), shown.clone())]);
+        let again = limit_values::table(&[(name.to_string(), shown.clone())]);
         assert_eq!(again.as_ref(), Ok(&table), "{name}={shown}");
     }
 }
