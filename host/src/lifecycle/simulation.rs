@@ -381,25 +381,18 @@ impl World {
         }
     }
 
-    /// The server loses the message of a job whose node is gone, and has another one, which reads the event
-    /// because it was delivered before. Without one it is the reconciler who helps.
+    /// The server loses the message of a job whose node is gone, and has another one, which a node that is gone
+    /// as well was given before. Without one it is the reconciler who helps.
     fn lose_a_message(&mut self) {
-        let Some(job) = self.some_job() else { return };
+        let Some(job) = self.some_job().filter(|job| !self.is_worked_on(*job)) else { return };
         let (_, report) = self.known(job);
-        if self.is_worked_on(job) {
-            return;
-        }
-        let Some(holder) = report.message.filter(|_| report.state == State::Running) else { return };
-        let is_another = |message: &Queued| {
-            message.job == job
-                && message.sequence != holder
-                && message.leased_until.is_none()
-                && message.delivered > 0
-                && message.attempt >= report.counts_from
-        };
-        if self.server.queue.iter().any(is_another) {
-            self.tell(|| format!("message {holder} of {job} is lost"));
-            self.server.acknowledge(holder);
+        let holder = report.message.filter(|_| report.state == State::Running);
+        let Some(at) = self.server.queue.iter().position(|message| Some(message.sequence) == holder) else { return };
+        let attempt = self.server.queue.remove(at).attempt;
+        self.tell(|| format!("a message of {job} is lost, another one is there"));
+        self.server.enqueue(job, attempt);
+        if let Some(other) = self.server.queue.last_mut() {
+            other.delivered = 1;
         }
     }
 
