@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{CliError, Exit, Global, common::Cluster, get, render, wait::Waiter};
 use crate::{
     lifecycle::{self, Cancel},
-    queue::QueueError,
-    wire::{JobId, State, timestamp},
+    queue::{Broker, QueueError},
+    wire::{JobId, Report, State, timestamp},
 };
 
 /// How long a node may take to say that a running job has ended.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the job of a node waits for another attempt instead.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Arguments of `cancel`.
 #[derive(Args)]
@@ -56,38 +59,64 @@ pub(crate) async fn cancel(global: &Global, args: CancelArgs) -> Result<Exit, Cl
 /// The state the job ended in, and whether it had before.
 async fn cancel_one(cluster: &Cluster, job: JobId) -> Result<(State, bool), CliError> {
     let broker = &cluster.broker;
-    let mut report = get::find(cluster, job).await?;
+    let report = get::find(cluster, job).await?;
     if report.state.is_terminal() {
         return Ok((report.state, true));
     }
     let waiter = Waiter::start(broker, vec![job]).await?;
     broker.ask_to_cancel(job).await?;
+    if let Some(state) = end_what_waits(broker, job, &report).await? {
+        return Ok((state, false));
+    }
+    let hidden = indicatif::ProgressBar::hidden();
+    let ended = async {
+        let reports = waiter.wait(broker, &hidden).await?;
+        Ok::<_, CliError>(reports.last().map_or(State::Running, |report| report.state))
+    };
+    // Its attempt may have failed just before its node heard of this: then the job waits for the next one.
+    let waits = async {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Some(state) = end_what_waits(broker, job, &report).await? {
+                return Ok(state);
+            }
+        }
+    };
+    let either = async {
+        tokio::select! {
+            state = ended => state,
+            state = waits => state,
+        }
+    };
+    match timeout(NODE_PATIENCE, either).await {
+        Ok(state) => Ok((state?, false)),
+        Err(_) => Err(CliError::platform(format!("job {job} will be cancelled, but its node does not answer"))
+            .hint("if the node is gone, the job ends when its lease does; `wasmjob get` tells")),
+    }
+}
+
+/// Stores the end of a job that no node has; what is `known` of it counts if it has no event. Gives the state of a
+/// job that has ended, or nothing if a node has it.
+async fn end_what_waits(broker: &Broker, job: JobId, known: &Report) -> Result<Option<State>, CliError> {
     loop {
         let stored = broker.event(job).await?;
         let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
-        report = stored.map_or(report, |stored| stored.report);
-        match lifecycle::on_cancel(report.clone()) {
-            Cancel::TooLate(state) => return Ok((state, false)),
-            Cancel::Wait => break,
-            Cancel::Finish(mut cancelled) => {
-                cancelled.times.finished = timestamp(time::OffsetDateTime::now_utc());
-                match broker.store(&cancelled, sequence).await {
-                    Ok(_) => {
-                        if let Some(spec) = &cancelled.spec {
-                            broker.take_out(&spec.queue, job).await;
-                        }
-                        return Ok((State::Cancelled, false));
-                    }
-                    Err(QueueError::Refused { .. }) => {}
-                    Err(error) => return Err(error.into()),
+        let report = stored.map_or_else(|| known.clone(), |stored| stored.report);
+        let mut cancelled = match lifecycle::on_cancel(report) {
+            Cancel::TooLate(state) => return Ok(Some(state)),
+            Cancel::Wait => return Ok(None),
+            Cancel::Finish(cancelled) => cancelled,
+        };
+        cancelled.times.finished = timestamp(time::OffsetDateTime::now_utc());
+        match broker.store(&cancelled, sequence).await {
+            Ok(_) => {
+                if let Some(spec) = &cancelled.spec {
+                    broker.take_out(&spec.queue, job).await;
                 }
+                return Ok(Some(State::Cancelled));
             }
+            Err(QueueError::Refused { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-    }
-    let hidden = indicatif::ProgressBar::hidden();
-    match timeout(NODE_PATIENCE, waiter.wait(broker, &hidden)).await {
-        Ok(reports) => Ok((reports?.pop().map_or(State::Running, |report| report.state), false)),
-        Err(_) => Err(CliError::platform(format!("job {job} will be cancelled, but its node does not answer"))
-            .hint("if the node is gone, the job ends when its lease does; `wasmjob get` tells")),
     }
 }

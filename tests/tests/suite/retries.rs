@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wasmjob_host::wire::{Report, State, new_job_id};
 use wasmjob_runtime::OutcomeKind;
 use wasmjob_tests::{Cluster, guest};
 
@@ -30,6 +31,20 @@ fn a_job_that_fails_is_tried_again_and_kept_as_dead_with_every_end() {
     assert_eq!((&report["attempt"], kinds(&report).len()), (&6.into(), 5), "{report}");
     cluster.wasmjob(&["dead", "rm", &job]).succeeded();
     cluster.wasmjob(&["get", &job]).ended(2).saying(&["nobody knows job"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_also_ends_a_job_that_its_node_was_just_going_to_try_again() {
+    let cluster = Cluster::shared();
+    let broker = cluster.connect().await;
+    let job = new_job_id();
+    let running = Report { state: State::Running, attempt: 1, ..Report::queued(job) };
+    let sequence = broker.store(&running, 0).await.unwrap();
+    let cancel = cluster.start(&["cancel", &job.to_string()]);
+    while !broker.is_asked_to_cancel(job).await.unwrap() {}
+    broker.store(&Report { state: State::Retrying, ..running }, sequence).await.unwrap();
+    cancel.finish().succeeded().saying(&["cancelled"]);
+    assert_eq!(broker.event(job).await.unwrap().unwrap().report.state, State::Cancelled);
 }
 
 #[test]
