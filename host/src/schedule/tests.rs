@@ -1,3 +1,5 @@
+use jiff::SignedDuration;
+
 use super::*;
 use crate::wire::new_job_id;
 
@@ -174,4 +176,90 @@ fn jobs_that_are_to_queue_up_run_one_after_the_other() {
     let own = Schedule { job: JobSpec { concurrency: concurrency.clone(), ..queued.job.clone() }, ..queued };
     assert_eq!(own.job_at(tick).concurrency, concurrency);
     assert_eq!(hourly().job_at(tick).concurrency, None);
+}
+
+/// Whether a field of a pattern (`*`, `*/5`, `1,3`, `2-4`) has this value.
+fn has(field: &str, value: i8) -> bool {
+    field.split(',').any(|part| match (part.split_once('/'), part.split_once('-')) {
+        (Some((_, step)), _) => value % step.parse::<i8>().unwrap() == 0,
+        (None, Some((first, last))) => (first.parse().unwrap()..=last.parse().unwrap()).contains(&value),
+        (None, None) => part == "*" || part.parse() == Ok(value),
+    })
+}
+
+/// The ticks of a pattern in a window, found by looking at every minute of it.
+fn by_looking(pattern: &str, zone: &jiff::tz::TimeZone, from: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+    let fields: Vec<&str> = pattern.split(' ').collect();
+    let [minute, hour, day, month, weekday] = fields[..] else { panic!("{pattern}") };
+    let minutes = std::iter::successors(Some(from), |time| Some(*time + SignedDuration::from_mins(1)));
+    let minutes: Vec<_> = minutes.take_while(|time| *time < until).map(|time| time.to_zoned(zone.clone())).collect();
+    let on_day = |date: jiff::civil::Date| {
+        has(day, date.day()) && has(month, date.month()) && has(weekday, date.weekday().to_sunday_zero_offset())
+    };
+    let once_a_day = minute.parse::<i8>().ok().zip(hour.parse::<i8>().ok());
+    let Some((minute_of_day, hour_of_day)) = once_a_day else {
+        let fits = |time: &&jiff::Zoned| has(minute, time.minute()) && has(hour, time.hour()) && on_day(time.date());
+        return minutes.iter().filter(fits).map(jiff::Zoned::timestamp).collect();
+    };
+    let mut dates: Vec<_> = minutes.iter().map(jiff::Zoned::date).collect();
+    dates.dedup();
+    // The first moment at which the clock shows that time or, where that does not exist, a later one of the day.
+    let first = |date: &jiff::civil::Date| {
+        let wanted = date.at(hour_of_day, minute_of_day, 0, 0);
+        minutes.iter().find(|time| time.date() == *date && time.datetime() >= wanted).map(jiff::Zoned::timestamp)
+    };
+    dates.iter().filter(|date| on_day(**date)).filter_map(first).collect()
+}
+
+#[test]
+fn ticks_around_changes_of_clocks_are_those_that_looking_at_every_minute_finds() {
+    let zones = [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "America/St_Johns",
+        "Australia/Lord_Howe",
+        "America/Santiago",
+        "Africa/Cairo",
+        "Asia/Kathmandu",
+    ];
+    let patterns = [
+        "30 2 * * *",
+        "0 3 * * *",
+        "0 0 * * *",
+        "15 1 * * *",
+        "59 23 * * *",
+        "30 0 * * 0",
+        "45 1 1-31 * *",
+        "*/15 * * * *",
+        "30 * * * *",
+        "0 */2 * * *",
+        "30 1,2,3 * * *",
+        "10 0-4 * * *",
+        "0 12 * * 1-5",
+    ];
+    for name in zones {
+        let zone = zone(name).unwrap();
+        let changes: Vec<_> =
+            zone.following(at("2026-01-01T00:00:00Z")).take(2).map(|change| change.timestamp()).collect();
+        for change in changes.into_iter().chain([at("2026-06-15T00:00:00Z")]) {
+            // Whole days, so that the first and the last are seen from their beginning to their end.
+            let day = |days: i64| {
+                let date = (change + SignedDuration::from_hours(24 * days)).to_zoned(zone.clone()).date();
+                date.to_zoned(zone.clone()).unwrap().timestamp()
+            };
+            for pattern in patterns {
+                let expected = by_looking(pattern, &zone, day(-2), day(3));
+                assert!(!expected.is_empty(), "{pattern} in {name} around {change}");
+                let calendar = Calendar::cron(pattern, name).unwrap();
+                let mut moment = day(-2) - SignedDuration::from_secs(1);
+                let ticks: Vec<_> = std::iter::from_fn(|| {
+                    moment = calendar.after(moment).unwrap()?;
+                    (moment < day(3)).then_some(moment)
+                })
+                .collect();
+                assert_eq!(ticks, expected, "{pattern} in {name} around {change}");
+            }
+        }
+    }
 }
