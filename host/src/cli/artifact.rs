@@ -102,11 +102,17 @@ async fn get(global: &Global, digest: &Digest, output: Option<PathBuf>) -> Resul
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(".".as_ref());
     let in_folder = |error| CliError::usage(format!("no file can be made in {}: {error}", folder.display()));
     let mut staged = tempfile::NamedTempFile::new_in(folder).map_err(in_folder)?;
+    let mut size = 0;
     while let Some(piece) = pieces.next().await {
-        staged.write_all(&piece?).map_err(cannot)?;
+        let piece = piece?;
+        size += piece.len();
+        staged.write_all(&piece).map_err(cannot)?;
     }
     staged.persist(&path).map_err(|error| cannot(error.error))?;
-    Ok(())
+    match global.json {
+        true => render::json(&serde_json::json!({ "digest": digest, "size": size, "file": path })),
+        false => Ok(()),
+    }
 }
 
 async fn list(global: &Global) -> Result<(), CliError> {

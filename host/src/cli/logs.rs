@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(crate) struct LogsArgs {
     /// The job's id
     job: JobId,
-    /// Go on until the job ends
+    /// Go on until the job ends; with --json each line is an object of its own
     #[arg(short, long)]
     follow: bool,
 }

@@ -24,7 +24,8 @@ use crate::{
 #[command(after_help = "\
 The same component, input, arguments and limits, with the folders, addresses and secrets of this machine. Nothing is
 stored: the job stays as it was. A deterministic job does exactly what it did; others see another time and other random
-numbers. It submits no children.
+numbers. It submits no children. The exit code says how the attempt ended now; whether that is what it was before, stderr
+says.
 Example: wasmjob replay 01m892cg0pdwtyxwgxcjbbv3v8")]
 pub(crate) struct ReplayArgs {
     /// The job's id
@@ -63,7 +64,7 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
         grants,
     };
     let (report, output) = here::attempt(global, config, artifacts, wanted).await?;
-    render::talk(comparison(&past, &report, output.as_ref()));
+    tell(global.json, past.attempt, &compare(&past, &report, output.as_ref()));
     Ok(here::conclude(global, &report))
 }
 
@@ -98,19 +99,32 @@ async fn fetch(artifacts: &LocalArtifacts, digest: Digest, what: &str) -> Result
     })
 }
 
-fn comparison(past: &Report, now: &Report, output: Option<&Blob>) -> String {
-    let same = |is: bool| if is { "the same" } else { "NOT the same" };
-    let ended = past.outcome.as_ref().map(|outcome| outcome.kind) == now.outcome.as_ref().map(|outcome| outcome.kind);
+/// What was the same in the attempt that was made now.
+struct Comparison {
+    end: bool,
+    output: bool,
+    fuel: bool,
+}
+
+fn compare(past: &Report, now: &Report, output: Option<&Blob>) -> Comparison {
     let was = match &past.output {
         Some(OutputValue::Artifact(digest)) => Some(*digest),
         Some(carried) => carried.bytes().map(|bytes| Digest::of(&bytes)),
         None => None,
     };
-    format!(
-        "compared with attempt {}: {} end, {} output, {} fuel",
-        past.attempt,
-        same(ended),
-        same(was == output.map(Blob::digest)),
-        same(past.usage.fuel == now.usage.fuel)
-    )
+    let kind = |report: &Report| report.outcome.as_ref().map(|outcome| outcome.kind);
+    Comparison {
+        end: kind(past) == kind(now),
+        output: was == output.map(Blob::digest),
+        fuel: past.usage.fuel == now.usage.fuel,
+    }
+}
+
+fn tell(json: bool, attempt: u32, Comparison { end, output, fuel }: &Comparison) {
+    if json {
+        let same = serde_json::json!({ "attempt": attempt, "same": { "end": end, "output": output, "fuel": fuel } });
+        return render::talk(same.to_string());
+    }
+    let [end, output, fuel] = [end, output, fuel].map(|same| if *same { "the same" } else { "NOT the same" });
+    render::talk(format!("compared with attempt {attempt}: {end} end, {output} output, {fuel} fuel"));
 }

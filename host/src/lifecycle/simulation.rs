@@ -192,6 +192,8 @@ struct Asked {
     again: Option<u32>,
     /// When it expires if it has not started, by the server's clock.
     expires: Option<u64>,
+    /// Every node that runs it dies of it.
+    kills: bool,
     /// The server said that it has the start of an attempt.
     started: bool,
 }
@@ -265,7 +267,8 @@ impl World {
         };
         let job = self.jobs.len();
         let expires = self.random.percent(20).then(|| self.server.now + self.random.next() % 40_000);
-        self.jobs.push(Asked { accepted: false, retry, end: None, again: None, expires, started: false });
+        let kills = self.random.percent(2);
+        self.jobs.push(Asked { accepted: false, retry, end: None, again: None, expires, kills, started: false });
         self.server.events.push(None);
         // As often as `Broker::submit` tries.
         for _ in 0..3 {
@@ -500,6 +503,11 @@ impl World {
             },
             Step::Read | Step::ReadForEnd(_) => {}
             Step::Announce(report) => return self.announce(work, report, fate),
+            Step::Run { .. } if self.jobs[job].kills => {
+                self.tell(|| format!("  node {node} dies of job {job}"));
+                self.nodes[node].slots = vec![None; SLOTS];
+                return false;
+            }
             Step::Run { report, announced } => self.run(node, work, report, announced),
             Step::StoreEnd(report) => self.store_end(work, report, fate),
             Step::SendNext(report) => {
