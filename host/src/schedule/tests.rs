@@ -188,7 +188,7 @@ fn has(field: &str, value: i8) -> bool {
 }
 
 /// The ticks of a pattern in a window, found by looking at every minute of it.
-fn by_looking(pattern: &str, zone: &jiff::tz::TimeZone, from: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+fn by_looking(pattern: &str, zone: &TimeZone, from: Timestamp, until: Timestamp) -> Vec<Timestamp> {
     let fields: Vec<&str> = pattern.split(' ').collect();
     let [minute, hour, day, month, weekday] = fields[..] else { panic!("{pattern}") };
     let minutes = std::iter::successors(Some(from), |time| Some(*time + SignedDuration::from_mins(1)));

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use wasmjob_tests::{Cluster, guest, until};
+use wasmjob_host::queue::names;
+use wasmjob_tests::{Cluster, guest};
 
 fn row(cluster: &Cluster, queue: &str) -> Value {
     let rows = cluster.json(&["queue", "ls"]);
@@ -101,13 +102,17 @@ fn a_job_expires_also_where_nobody_would_take_it_and_not_once_it_has_started() {
     assert_eq!(cluster.until_state(&waiting[0], "cancelled")["attempt"], 0);
 }
 
-#[test]
-fn jobs_of_a_queue_with_a_rate_start_no_faster() {
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_a_queue_with_a_rate_start_no_faster() {
     let cluster = Cluster::up();
     let hello = cluster.guest(&guest::says("hello"));
     cluster.wasmjob(&["submit", "--wait", &hello]).succeeded();
     cluster.wasmjob(&["queue", "rate", "default", "5/s"]).succeeded();
-    until("the node knows", || (row(&cluster, "default")["rate"] == "5/s").then_some(()));
+    // The node knows as soon as it takes a turn to start a job.
+    let keys = cluster.connect().await.jetstream.get_key_value(names::KEYS).await.unwrap();
+    while keys.get(names::turn_key("default")).await.unwrap().is_none() {
+        cluster.wasmjob(&["submit", "--wait", &hello]).succeeded();
+    }
     let started = Instant::now();
     cluster.wasmjob(&["submit", "--wait", "--repeat", "8", &hello]).succeeded();
     // Eight starts, the first at once, whichever of the eight slots makes them.
