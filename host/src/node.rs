@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
-    queue::{Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
+    queue::{self, Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
     reconciler,
     server_time::ServerTime,
     ticks,
@@ -173,9 +173,9 @@ impl Node {
         let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for Worked { queue, lease, slots: worked } in &self.queues {
-            let (known, lanes) = lanes::first();
+            let ((known, lanes), doors) = (lanes::first(), queue::doors());
             for _ in 0..*worked {
-                slots.spawn(worker.clone().work(queue.clone(), *lease, lanes.clone()));
+                slots.spawn(worker.clone().work(queue.clone(), *lease, (lanes.clone(), doors.clone())));
             }
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
         }

@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     queue::{
-        Broker, Delivery, LogWriter, Puller, QueueError, Rulebook,
+        Broker, Delivery, Doors, LogWriter, Puller, QueueError, Rulebook,
         names::{self, Lane},
     },
     rules::Rules,
@@ -133,7 +133,7 @@ impl Held<'_> {
 
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
-    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, lanes: Lanes) {
+    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, (lanes, doors): (Lanes, Doors)) {
         tokio::select! {
             () = self.cancels.known() => {}
             () = self.draining.cancelled() => return,
@@ -143,7 +143,7 @@ impl Worker {
                 () = self.until_rules(&queue, |rules| !rules.paused) => {}
                 () = self.draining.cancelled() => return,
             }
-            let worked = self.work_until_error(&queue, lease, lanes.clone()).await;
+            let worked = self.work_until_error(&queue, lease, (lanes.clone(), doors.clone())).await;
             if let Err(error) = worked {
                 tracing::warn!(%error, queue, "a slot lost its queue; trying again");
                 self.pause(BACKOFF.1).await;
@@ -151,8 +151,13 @@ impl Worker {
         }
     }
 
-    async fn work_until_error(&self, queue: &str, lease: Duration, lanes: Lanes) -> Result<(), QueueError> {
-        let mut puller = Puller::new(&self.broker.jetstream, queue, lanes).await?;
+    async fn work_until_error(
+        &self,
+        queue: &str,
+        lease: Duration,
+        (lanes, doors): (Lanes, Doors),
+    ) -> Result<(), QueueError> {
+        let mut puller = Puller::new(&self.broker.jetstream, queue, lanes, doors).await?;
         let no_more = async {
             tokio::select! {
                 () = self.draining.cancelled() => {}

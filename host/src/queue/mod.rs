@@ -34,7 +34,7 @@ use time::OffsetDateTime;
 pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
-pub use pull::{Delivery, Puller};
+pub use pull::{Delivery, Doors, Puller, doors};
 pub use purge::{Purged, purge};
 pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};

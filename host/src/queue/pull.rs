@@ -5,6 +5,9 @@
 //! server tells every few seconds that it still holds a request; when that stops (a laptop that slept,
 //! a connection that was made anew) all are made again.
 //!
+//! Of many slots that are free, only a few ask (`Doors`): each time a queue runs empty the server goes through all
+//! requests that it holds for it, which is what a single job then waits for.
+//!
 //! A free slot looks into its lanes one after the other, in the order of `turns`, and leaves a request
 //! in each that is empty. A lane with a request needs no second look: what came would have been sent.
 
@@ -25,7 +28,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use time::OffsetDateTime;
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -45,8 +48,20 @@ const LOOK: &str = r#"{"batch":1,"no_wait":true}"#;
 /// After two heartbeats are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
+/// Slots of a queue that ask for a job at the same time.
+const DOORS: usize = 8;
+/// While so many jobs wait, an acknowledgement asks for the next one.
+const MANY: u64 = 64;
 /// How long a slot that closes listens for what was on its way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Where the free slots of a queue wait until it is their turn to ask.
+pub type Doors = Arc<Semaphore>;
+
+/// For the slots of one queue.
+pub fn doors() -> Doors {
+    Arc::new(Semaphore::new(DOORS))
+}
 
 /// One slot's side of a queue.
 pub struct Puller {
@@ -61,6 +76,7 @@ pub struct Puller {
     heard: BTreeMap<Lane, Instant>,
     /// The same, for those who only look.
     lanes_now: Arc<watch::Receiver<BTreeSet<Lane>>>,
+    doors: Doors,
     /// The lane of the last job, and whether its acknowledgement asked for the next one.
     chained: Option<(Lane, Arc<AtomicBool>)>,
 }
@@ -86,6 +102,8 @@ pub struct Delivery {
     pub delivered: u64,
     /// When it came into the queue, by the server's clock.
     pub published: OffsetDateTime,
+    /// Jobs that waited in its lane behind it.
+    pending: u64,
     /// Its place in the queue's stream.
     sequence: u64,
     chain: Option<Chain>,
@@ -97,6 +115,7 @@ impl Puller {
         context: &Context,
         queue: &str,
         lanes: watch::Receiver<BTreeSet<Lane>>,
+        doors: Doors,
     ) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
         let (context, queue) = (context.clone(), queue.to_owned());
@@ -107,6 +126,7 @@ impl Puller {
             replies,
             lanes_now: Arc::new(lanes.clone()),
             lanes,
+            doors,
             turns: Turns::default(),
             heard: BTreeMap::new(),
             chained: None,
@@ -120,6 +140,11 @@ impl Puller {
         {
             self.heard.insert(lane, Instant::now());
         }
+        // Whatever the server already holds a request for may come at any time.
+        let _door = match self.heard.is_empty() {
+            true => self.doors.clone().acquire_owned().await.ok(),
+            false => None,
+        };
         loop {
             let lanes: Vec<Lane> = self.lanes.borrow_and_update().iter().cloned().collect();
             let order = self.turns.order(&lanes);
@@ -277,8 +302,8 @@ impl Puller {
         let message = jetstream::Message { message: reply, context: self.context.clone() };
         let Ok(info) = message.info() else { return Reply::Status };
         let (delivered, sequence) = (u64::try_from(info.delivered).unwrap_or(1), info.stream_sequence);
-        let published = info.published;
-        Reply::Job(Box::new(Delivery { message, delivered, published, sequence, chain: None }))
+        let (published, pending) = (info.published, info.pending);
+        Reply::Job(Box::new(Delivery { message, delivered, published, pending, sequence, chain: None }))
     }
 }
 
@@ -341,7 +366,7 @@ impl Delivery {
 
     /// Says that the job is done with. Only after its event is stored.
     pub async fn done(&self) {
-        let chain = self.chain.as_ref().filter(|chain| chain.is_of_one_lane());
+        let chain = self.chain.as_ref().filter(|chain| self.pending >= MANY && chain.is_of_one_lane());
         let Some((chain, to)) = chain.zip(self.message.reply.clone()) else {
             return self.say(AckKind::Ack).await;
         };
