@@ -1,12 +1,13 @@
-//! A node's part in jobs that expire: it ends those that have not started in time, also of queues that are
-//! paused and of classes that no node has.
+//! Ends jobs that have not started in time, also of queues that are paused and of classes that no node has.
 //!
-//! A node that is given such a job looks at the time as well: this is for jobs that nobody is given.
+//! `up` does that, which may take messages out of queues; nodes do where there is no `up`. A node that is given such
+//! a job looks at the time as well: this is for jobs that nobody is given.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
 use futures_util::TryStreamExt;
+use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::{
@@ -14,35 +15,27 @@ use crate::{
     queue::{Broker, Expiry, QueueError, Unstarted, names},
     units::Span,
     wire::{Report, timestamp},
-    worker::Worker,
 };
 
-/// Expiries that a node handles at the same time.
+/// Expiries that are handled at the same time.
 const AT_ONCE: usize = 32;
 /// Wait before expiries are asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// Handles expiries until the node drains.
-pub async fn keep(worker: Arc<Worker>) {
-    let handle = async {
-        loop {
-            if let Err(error) = take(&worker).await {
-                tracing::warn!(%error, "the expiries of jobs cannot be had; trying again");
-            }
-            sleep(AGAIN_AFTER).await;
+/// Handles expiries, by the time that `now` says, for ever.
+pub async fn keep(broker: &Broker, now: impl Fn() -> OffsetDateTime) {
+    loop {
+        if let Err(error) = take(broker, &now).await {
+            tracing::warn!(%error, "the expiries of jobs cannot be had; trying again");
         }
-    };
-    tokio::select! {
-        () = worker.draining.cancelled() => {}
-        () = handle => {}
+        sleep(AGAIN_AFTER).await;
     }
 }
 
 /// Takes expiries until something breaks.
-async fn take(worker: &Worker) -> Result<(), QueueError> {
+async fn take(broker: &Broker, now: &impl Fn() -> OffsetDateTime) -> Result<(), QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: "the expiries".into(), reason };
-    let consumer: PullConsumer = worker
-        .broker
+    let consumer: PullConsumer = broker
         .jetstream
         .get_consumer_from_stream(names::EXPIRY_CONSUMER, names::EXPIRIES)
         .await
@@ -51,15 +44,15 @@ async fn take(worker: &Worker) -> Result<(), QueueError> {
     let messages = messages.map_err(|error| unavailable(error.to_string()))?;
     let each = messages.map_err(|error| unavailable(error.to_string()));
     each.try_for_each_concurrent(AT_ONCE, |message| async move {
-        answer(worker, &message).await;
+        answer(broker, now, &message).await;
         Ok(())
     })
     .await
 }
 
-async fn answer(worker: &Worker, message: &Message) {
+async fn answer(broker: &Broker, now: &impl Fn() -> OffsetDateTime, message: &Message) {
     let handled = match serde_json::from_slice::<Expiry>(&message.payload) {
-        Ok(expiry) => handle(worker, &expiry).await,
+        Ok(expiry) => handle(broker, now, &expiry).await,
         Err(error) => {
             tracing::warn!(%error, "a message among the expiries is none");
             Ok(())
@@ -80,13 +73,12 @@ async fn answer(worker: &Worker, message: &Message) {
 
 /// Ends the job if it has not started. A node that has it stores that it has, before it starts a job that can
 /// expire, so that only one of both is.
-async fn handle(worker: &Worker, expiry: &Expiry) -> Result<(), QueueError> {
-    let broker: &Broker = &worker.broker;
+async fn handle(broker: &Broker, now: &impl Fn() -> OffsetDateTime, expiry: &Expiry) -> Result<(), QueueError> {
     loop {
         let Some(Unstarted { spec, since }) = broker.unstarted(expiry).await? else { return Ok(()) };
         let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return Ok(()) };
         let due = since + expires;
-        if due > worker.time.now() {
+        if due > now() {
             // The submitter's clock is behind the server's.
             return broker.send_expiry(expiry, due).await;
         }
@@ -95,12 +87,13 @@ async fn handle(worker: &Worker, expiry: &Expiry) -> Result<(), QueueError> {
         let (queue, fresh) = (spec.queue.clone(), Report { spec: Some(spec.into()), ..Report::queued(expiry.job) });
         let report = stored.map_or(fresh, |stored| stored.report);
         let Some(mut expired) = lifecycle::on_expiry(report, Span(expires)) else { return Ok(()) };
-        expired.times.finished = timestamp(worker.time.now());
+        expired.times.finished = timestamp(now());
         match broker.store(&expired, sequence).await {
             Ok(_) => {
                 tracing::info!(job = %expiry.job, queue, "a job expired before it started");
-                worker.metrics.job_finished(&queue, expired.state.name());
-                // Its message stays until a node is given it, or somebody purges the queue: nodes delete none.
+                // A node may have it and wait for its turn or for memory: it need not any more.
+                broker.say_cancelled(expiry.job).await;
+                broker.take_out(&queue, expiry.job).await;
                 return Ok(());
             }
             Err(QueueError::Refused { .. }) => {}

@@ -117,6 +117,7 @@ pub struct Node {
     info: NodeInfo,
     queues: Vec<Worked>,
     drain: Duration,
+    ends_expired: bool,
     listener: TcpListener,
     readiness: watch::Sender<Readiness>,
 }
@@ -141,7 +142,13 @@ impl Node {
         let worker = worker(config, broker, metrics, slots).await?;
         worker.time.ask(&worker.broker).await?;
         let info = describe(config, &worker, &queues, &listener);
-        Ok(Node { worker: Arc::new(worker), info, queues, drain: config.node.drain, listener, readiness })
+        let (drain, ends_expired) = (config.node.drain, false);
+        Ok(Node { worker: Arc::new(worker), info, queues, drain, ends_expired, listener, readiness })
+    }
+
+    /// From now on it ends jobs that expire, because there is no `up` that does.
+    pub fn end_expired(&mut self) {
+        self.ends_expired = true;
     }
 
     /// From now on jobs are said to have succeeded and no guest is called: what `bench` compares with.
@@ -167,7 +174,7 @@ impl Node {
         let worker = self.worker.clone();
         let shortest = self.queues.iter().map(|worked| worked.lease).min().unwrap_or(HEARTBEAT);
         let _reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler::keep(worker.clone(), shortest)));
-        let _expiries = AbortOnDropHandle::new(tokio::spawn(expiries::keep(worker.clone())));
+        let _expiries = self.ends_expired.then(|| AbortOnDropHandle::new(tokio::spawn(end_expired(worker.clone()))));
         let _ticks = AbortOnDropHandle::new(tokio::spawn(ticks::keep(worker.clone())));
         let _cancels = AbortOnDropHandle::new(tokio::spawn(listen_for_cancels(worker.clone())));
         let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));
@@ -208,6 +215,13 @@ impl Node {
         served.cancel();
         let _ = timeout(HAND_BACK, serve).await;
         Ok(())
+    }
+}
+
+async fn end_expired(worker: Arc<Worker>) {
+    tokio::select! {
+        () = expiries::keep(&worker.broker, || worker.time.now()) => {}
+        () = worker.draining.cancelled() => {}
     }
 }
 

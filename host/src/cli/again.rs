@@ -1,5 +1,7 @@
 //! `wasmjob retry` and `wasmjob dead`: having jobs again that have ended.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::{CliError, Exit, Global, common::Cluster, get, ps, render};
@@ -127,7 +129,7 @@ async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
     let report = get::find(cluster, job).await?;
     let sequence = cluster.broker.event(job).await?.map_or(0, |stored| stored.sequence);
     let state = report.state.name();
-    let again = lifecycle::on_ask_again(report).ok_or_else(|| {
+    let mut again = lifecycle::on_ask_again(report).ok_or_else(|| {
         CliError::usage(format!("job {job} has not ended: it is {state}")).hint("`wasmjob cancel` ends it")
     })?;
     let Some(spec) = again.spec.as_deref() else {
@@ -136,7 +138,8 @@ async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
     };
     cluster.broker.take_cancel_back(job).await?;
     // It is wanted now, and the time it was not to start before has come.
-    let spec = JobSpec { at: None, expires_ms: None, ..spec.clone() };
+    let spec = Arc::new(JobSpec { at: None, expires_ms: None, ..spec.clone() });
+    again.spec = Some(spec.clone());
     let event = match cluster.broker.store(&again, sequence).await {
         Ok(event) => event,
         Err(QueueError::Refused { .. }) => {

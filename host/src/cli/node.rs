@@ -85,6 +85,9 @@ pub(crate) async fn node(global: &Global, args: NodeArgs) -> Result<Exit, CliErr
     }
     telemetry::init(&config.log).map_err(CliError::usage)?;
     let mut node = Node::prepare(&config, &endpoint).await?;
+    if global.join.is_none() {
+        node.end_expired();
+    }
     if args.without_guests {
         node.skip_guests();
     }

@@ -39,7 +39,14 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
     let Some(spec) = past.spec.as_deref().cloned() else {
         return Err(CliError::usage(format!("what job {} was to do is not known: it was no valid job spec", args.job)));
     };
-    if !past.state.is_terminal() || past.attempt == 0 {
+    if past.state.is_terminal() && past.attempt == 0 {
+        return Err(CliError::usage(format!(
+            "job {} ended before it ever started: there is nothing to make again",
+            args.job
+        ))
+        .hint("`wasmjob retry` has it again; `wasmjob run` runs a component here"));
+    }
+    if !past.state.is_terminal() {
         let state = past.state.name();
         return Err(CliError::usage(format!("no attempt of job {} has ended for good: it is {state}", args.job))
             .hint("`wasmjob result --wait` waits for that; `wasmjob run` runs a component here"));

@@ -27,6 +27,9 @@ use crate::{
     worker::INLINE_BYTES_MAX,
 };
 
+/// Exit code of what was ended by Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
+
 /// Arguments of `submit`.
 #[derive(Args)]
 #[command(after_help = "\
@@ -79,7 +82,13 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
     publish(&cluster, &spec, &own).await?;
     let Some(waiter) = waiter else { return print_ids(global, &ids) };
     let bar = render::spinner(format!("waiting for {}", plural(ids.len())));
-    let reports = waiter.wait(&cluster.broker, &bar).await;
+    let reports = tokio::select! {
+        reports = waiter.wait(&cluster.broker, &bar) => reports,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            leave(&ids);
+        }
+    };
     bar.finish_and_clear();
     let reports = reports?;
     let took = submitted.elapsed();
@@ -88,6 +97,17 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         render::talk(summary(&reports, took, started.elapsed()));
     }
     Ok(exit)
+}
+
+/// Ends the process, and says that the jobs do not end with it.
+fn leave(ids: &[JobId]) -> ! {
+    match ids {
+        [id] => render::talk(format!(
+            "job {id} goes on: `wasmjob result --wait {id}` waits for it, `wasmjob cancel {id}` ends it"
+        )),
+        ids => render::talk(format!("{} jobs go on: `wasmjob ps` lists them", ids.len())),
+    }
+    std::process::exit(INTERRUPTED)
 }
 
 /// Says what became of the job that was submitted with the same key before.

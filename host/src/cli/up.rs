@@ -3,7 +3,8 @@
 use std::{path::PathBuf, process::Command, time::Duration};
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
+use time::OffsetDateTime;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     CliError, Exit, Global,
@@ -13,8 +14,7 @@ use super::{
 use crate::{
     artifacts::JetStreamArtifacts,
     config::Config,
-    connect::{self, Endpoint},
-    nodes,
+    connect, expiries, nodes,
     queue::{Broker, ensure_queue, ensure_shared},
     server::{Listen, Output, Plan, Server, ServerOptions, Supervised},
     telemetry,
@@ -80,15 +80,21 @@ async fn run(
         () = shutdown.cancelled() => return Ok(()),
     }
     let endpoint = server.endpoint();
+    let broker = Broker::new(connect::connect(&endpoint).await?);
     tokio::select! {
-        prepared = prepare_streams(config, &endpoint) => prepared?,
+        prepared = prepare_streams(config, &broker) => prepared?,
         () = shutdown.cancelled() => return Ok(()),
     }
+    // The server's clock is this machine's. Nodes may not take messages out of queues.
+    let _expiries = AbortOnDropHandle::new(tokio::spawn({
+        let broker = broker.clone();
+        async move { expiries::keep(&broker, OffsetDateTime::now_utc).await }
+    }));
     let join = server.folder().below("credentials")?.join(format!("{}.join", config.node.name));
     server.node_endpoint(&config.node.name)?.write(&join)?;
     let mut node = start_node(global, args, config, join)?;
     tokio::select! {
-        ready = node_is_ready(config, &endpoint, &node) => ready?,
+        ready = node_is_ready(config, &broker, &node) => ready?,
         () = shutdown.cancelled() => {}
     }
     if !shutdown.is_cancelled() {
@@ -121,8 +127,7 @@ fn signal_again(pid: Option<u32>) {
 
 /// Streams are made here, with the operator's credentials: a node may not. And a node that an `up`
 /// left that was killed has to be gone.
-async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), CliError> {
-    let broker = Broker::new(connect::connect(endpoint).await?);
+async fn prepare_streams(config: &Config, broker: &Broker) -> Result<(), CliError> {
     ensure_shared(&broker.jetstream, config.nats.replicas).await?;
     for queue in &config.node.queues {
         ensure_queue(&broker.jetstream, config.nats.replicas, &queue.name, config.queue.lease).await?;
@@ -130,7 +135,7 @@ async fn prepare_streams(config: &Config, endpoint: &Endpoint) -> Result<(), Cli
     if config.artifacts.url.is_none() {
         JetStreamArtifacts::open_or_make(broker.jetstream.clone(), config.nats.replicas).await?;
     }
-    Ok(crate::node::earlier_one_ended(&broker, config).await?)
+    Ok(crate::node::earlier_one_ended(broker, config).await?)
 }
 
 fn start_node(global: &Global, args: &UpArgs, config: &Config, join: PathBuf) -> Result<Supervised, CliError> {
@@ -156,11 +161,10 @@ fn start_node(global: &Global, args: &UpArgs, config: &Config, join: PathBuf) ->
 }
 
 /// Waits until the node's process has said that it works.
-async fn node_is_ready(config: &Config, endpoint: &Endpoint, node: &Supervised) -> Result<(), CliError> {
-    let broker = Broker::new(connect::connect(endpoint).await?);
+async fn node_is_ready(config: &Config, broker: &Broker, node: &Supervised) -> Result<(), CliError> {
     let ready = async {
         loop {
-            let answer = nodes::ask(&broker, &config.node.name).await;
+            let answer = nodes::ask(broker, &config.node.name).await;
             if answer.is_some_and(|answer| Some(answer.pid) == node.pid()) {
                 return Ok(());
             }

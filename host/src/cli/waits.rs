@@ -40,7 +40,10 @@ async fn queued(cluster: &Cluster, spec: &JobSpec) -> Result<String, CliError> {
         Some(rate) => format!("its turn: queue {queue} starts {rate} at most"),
         None => format!("a free slot of queue {queue}"),
     };
-    Ok(format!("{slot}; {}", render::jobs(waiting, "waiting there")))
+    Ok(match waiting {
+        0 | 1 => slot,
+        waiting => format!("{slot}, where {waiting} jobs wait"),
+    })
 }
 
 /// Why no node can have the job. `None` if one can.

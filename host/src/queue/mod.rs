@@ -290,6 +290,13 @@ impl Broker {
         stored.map(drop).map_err(|error| cancel_unavailable(job, &error.to_string()))
     }
 
+    /// Tells the nodes that run now that a job has ended. One that does not hear it finds out when it stores something.
+    pub async fn say_cancelled(&self, job: JobId) {
+        if let Err(error) = self.client.publish(names::cancel(job), Bytes::new()).await {
+            tracing::debug!(%job, %error, "the nodes were not told of the end of the job");
+        }
+    }
+
     async fn cancels(&self, job: JobId) -> Result<Store, QueueError> {
         let bucket = self.jetstream.get_key_value(names::CANCELS).await;
         bucket.map_err(|error| cancel_unavailable(job, &error.to_string()))

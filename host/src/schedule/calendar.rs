@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use croner::{
     Cron,
+    errors::CronError,
     parser::{CronParser, Seconds, Year},
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -69,7 +70,7 @@ impl Calendar {
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser
             .parse(pattern)
-            .map_err(|error| CalendarError::Pattern { pattern: pattern.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| CalendarError::Pattern { pattern: pattern.to_owned(), reason: reason(pattern, &error) })?;
         let calendar = Calendar::Cron(Box::new(cron), zone);
         match calendar.after(Timestamp::UNIX_EPOCH)? {
             Some(_) => Ok(calendar),
@@ -125,5 +126,18 @@ impl Calendar {
         let Calendar::Cron(cron, zone) = self else { return Ok(known) };
         let last = cron.find_previous_occurrence(&now.to_zoned(zone.clone()), true);
         Ok(last.map_or(known, |last| last.timestamp().max(known)))
+    }
+}
+
+/// What is wrong with a pattern, in words that say what is wanted.
+fn reason(pattern: &str, error: &CronError) -> String {
+    match (pattern.split_whitespace().count(), error) {
+        (0, _) => "it is empty".into(),
+        (fields, _) if !(5..=6).contains(&fields) => format!("it has {fields} fields, and 5 or 6 are wanted"),
+        (_, CronError::ComponentError(reason)) if reason.contains("out of bounds") => {
+            "a number is out of range: minute 0-59, hour 0-23, day 1-31, month 1-12, day of the week 0-7".into()
+        }
+        (_, CronError::ComponentError(reason)) => reason.clone(),
+        (_, error) => error.to_string(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wasmjob_host::queue::names;
-use wasmjob_tests::{Cluster, guest};
+use wasmjob_tests::{Cluster, guest, until};
 
 fn row(cluster: &Cluster, queue: &str) -> Value {
     let rows = cluster.json(&["queue", "ls"]);
@@ -94,9 +94,14 @@ fn a_job_expires_also_where_nobody_would_take_it_and_not_once_it_has_started() {
         assert_eq!(report["attempt"], 0);
         assert_eq!(report["outcome"]["message"], "expired: it had not started 1s after it could");
     }
+    until("their messages are gone", || {
+        let rows = ["default", "rests"].map(|queue| row(&cluster, queue)["waiting"] == 0);
+        (rows == [true, true]).then_some(())
+    });
     cluster.wasmjob(&["result", &waiting[0]]).ended(1).saying(&["expired: it had not started 1s after it could"]);
     // Somebody may want it all the same, then without that limit.
     cluster.wasmjob(&["retry", &waiting[1]]).succeeded();
+    assert_eq!(cluster.json(&["get", &waiting[1]])["spec"]["expires_ms"], Value::Null);
     cluster.wasmjob(&["queue", "resume", "rests"]).succeeded();
     cluster.until_state(&runs, "succeeded");
     assert_eq!(cluster.until_state(&waiting[0], "cancelled")["attempt"], 0);
