@@ -133,6 +133,7 @@ impl Calendar {
 fn reason(pattern: &str, error: &CronError) -> String {
     match (pattern.split_whitespace().count(), error) {
         (0, _) => "it is empty".into(),
+        (1, _) => "it has one field, and 5 or 6 are wanted".into(),
         (fields, _) if !(5..=6).contains(&fields) => format!("it has {fields} fields, and 5 or 6 are wanted"),
         (_, CronError::ComponentError(reason)) if reason.contains("out of bounds") => {
             "a number is out of range: minute 0-59, hour 0-23, day 1-31, month 1-12, day of the week 0-7".into()

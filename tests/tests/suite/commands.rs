@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use futures_util::StreamExt;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use wasmjob_host::queue::names;
 use wasmjob_runtime::Blob;
-use wasmjob_tests::{Cluster, Machine, guest, until};
+use wasmjob_tests::{Cluster, Machine, guest, send, until};
 
 /// Bytes that are no text and nowhere the same.
 fn bytes(length: u32) -> Vec<u8> {
@@ -62,6 +63,19 @@ fn a_submitted_job_is_found_by_its_id() {
     assert!(!listed(&cluster.json(&["ps", "--max", "1000", "--state", "failed"])));
     assert!(cluster.wasmjob(&["ps", "--max", "1000"]).succeeded().text().contains(&job));
     assert_eq!(cluster.json(&["submit", &cluster.guest(&guest::exits(0))])["job"].as_str().unwrap().len(), 26);
+}
+
+#[test]
+fn whoever_stops_waiting_is_told_that_the_job_goes_on() {
+    let cluster = Cluster::up();
+    let waiting = cluster.start(&["submit", "--wait", &cluster.guest(&guest::sleeps_ms(60_000))]);
+    let running = || cluster.json(&["ps", "--state", "running"]).as_array().unwrap().first().cloned();
+    let job = until("the job runs", running)["job"].as_str().unwrap().to_owned();
+    send(waiting.pid(), Signal::INT);
+    let cancel = format!("wasmjob cancel {job}");
+    waiting.finish().ended(130).saying(&["goes on", &cancel]);
+    assert_eq!(cluster.json(&["get", &job])["state"], "running");
+    cluster.wasmjob(&["cancel", &job]).succeeded();
 }
 
 #[test]
