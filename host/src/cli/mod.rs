@@ -45,7 +45,7 @@ use crate::config::{Config, FlagValue, Layers};
 #[derive(Parser)]
 #[command(name = "wasmjob", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "\
-Exit codes: 0 done, 1 the job did not succeed, 2 wrong usage, 3 the platform failed.
+Exit codes: 0 done, 1 the job did not succeed, 2 wrong usage, 3 the platform failed, 130 waiting was interrupted.
 Start with `wasmjob up` in one terminal and `wasmjob submit --wait JOB.wasm` in another.")]
 struct Cli {
     #[command(flatten)]
