@@ -8,6 +8,7 @@ mod ending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -307,7 +308,8 @@ impl Worker {
         }
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
-        let work = self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release));
+        // Large, and handed on.
+        let work = Box::pin(self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release)));
         let end = tokio::select! {
             end = self.watch(&mut held, &mut report, &signals, announce, work) => end,
             () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => {
@@ -432,7 +434,8 @@ impl Worker {
 
     /// The time, and a random number from 0 to 1, which decisions depend on.
     fn chance(&self) -> (OffsetDateTime, f64) {
-        let random = getrandom::u32().unwrap_or_default();
+        // Its keys are random, which is enough to spread retries and costs no system call.
+        let random = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or_default();
         (self.time.now(), f64::from(random) / f64::from(u32::MAX))
     }
 

@@ -5,6 +5,7 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -268,12 +269,13 @@ impl Sandbox {
         let (send, report) = oneshot::channel();
         let scratch = self.scratch.clone();
         self.threads.run(move |runtime| {
-            let live = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind();
-            let ended = runtime.block_on(async {
-                let ended = live.await;
+            let live = async {
+                let ended = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind().await;
                 threads::end_tasks().await;
                 ended
-            });
+            };
+            // It is large, and stays where it is.
+            let ended = runtime.block_on(pin!(live));
             drop(release);
             let _ = send.send(ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic))));
         });
@@ -327,12 +329,12 @@ async fn live(scratch: &Scratch, attempt: Attempt) -> AttemptReport {
 }
 
 fn refused_input(attempt: &Attempt) -> Option<Outcome> {
-    let (size, max) = (attempt.input.size(), attempt.limits.input);
-    let refused = Outcome::limited(
-        Limit::Input,
-        format!("has an input of {size} bytes, more than {}", attempt.limits.show("input")),
-    );
-    (size > max).then_some(Outcome { retryable: false, ..refused })
+    let size = attempt.input.size();
+    if size <= attempt.limits.input {
+        return None;
+    }
+    let message = format!("has an input of {size} bytes, more than {}", attempt.limits.show("input"));
+    Some(Outcome { retryable: false, ..Outcome::limited(Limit::Input, message) })
 }
 
 /// Puts every limit in place before any code of the guest runs.
