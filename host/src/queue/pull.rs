@@ -147,7 +147,7 @@ impl Puller {
         };
         loop {
             let lanes: Vec<Lane> = self.lanes.borrow_and_update().iter().cloned().collect();
-            let order = self.turns.order(&lanes);
+            let order = self.turns.order(lanes);
             for lane in &order {
                 // One lane alone need not be looked into before a request is left there.
                 if order.len() > 1

@@ -17,25 +17,26 @@ pub(super) struct Turns {
 
 impl Turns {
     /// The lanes in the order of the next look.
-    pub(super) fn order(&mut self, lanes: &[Lane]) -> Vec<Lane> {
+    pub(super) fn order(&mut self, mut lanes: Vec<Lane>) -> Vec<Lane> {
         let look = self.looks;
         self.looks = self.looks.wrapping_add(1);
-        let mut order = lanes.to_vec();
-        if order.len() < 2 {
-            return order;
+        if lanes.len() < 2 {
+            return lanes;
         }
-        let turn = look % order.len();
-        order.rotate_left(turn);
-        // What belongs nowhere is looked at last, and in its turn.
-        order.sort_by_key(|lane| std::cmp::Reverse(lane.priority()));
-        if look % GENEROUS_EVERY == GENEROUS_EVERY - 1 {
+        let favoured = (look % GENEROUS_EVERY == GENEROUS_EVERY - 1).then(|| {
             let mut others: Vec<&Lane> = lanes.iter().collect();
             others.sort_by_key(|lane| lane.priority());
-            let favoured = others[look / GENEROUS_EVERY % others.len()].clone();
-            order.retain(|lane| *lane != favoured);
-            order.insert(0, favoured);
+            others[look / GENEROUS_EVERY % others.len()].clone()
+        });
+        let turn = look % lanes.len();
+        lanes.rotate_left(turn);
+        // What belongs nowhere is looked at last, and in its turn.
+        lanes.sort_by_key(|lane| std::cmp::Reverse(lane.priority()));
+        if let Some(favoured) = favoured {
+            lanes.retain(|lane| *lane != favoured);
+            lanes.insert(0, favoured);
         }
-        order
+        lanes
     }
 }
 
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_highest_priority_is_looked_at_first() {
-        let order = Turns::default().order(&lanes(&["p0", "odd", "p9", "p5"]));
+        let order = Turns::default().order(lanes(&["p0", "odd", "p9", "p5"]));
         assert_eq!(order, lanes(&["p9", "p5", "p0", "odd"]));
     }
 
@@ -58,7 +59,7 @@ mod tests {
         let all = lanes(&["p9", "p8", "p5", "p0", "odd"]);
         let mut turns = Turns::default();
         for _ in 0..20 {
-            let firsts: Vec<Lane> = (0..10 * all.len()).map(|_| turns.order(&all).remove(0)).collect();
+            let firsts: Vec<Lane> = (0..10 * all.len()).map(|_| turns.order(all.clone()).remove(0)).collect();
             assert!(all.iter().all(|lane| firsts.contains(lane)), "{firsts:?}");
             assert!(firsts.iter().filter(|lane| lane.word == "p9").count() >= 9 * firsts.len() / 10 - 1);
         }
@@ -68,7 +69,7 @@ mod tests {
     fn equals_take_turns() {
         let both: Vec<Lane> = ["a=1", "any"].map(|class| Lane { class: class.into(), word: "p5".into() }).into();
         let mut turns = Turns::default();
-        let firsts: Vec<Lane> = (0..8).map(|_| turns.order(&both).remove(0)).collect();
+        let firsts: Vec<Lane> = (0..8).map(|_| turns.order(both.clone()).remove(0)).collect();
         assert_eq!(firsts.iter().filter(|lane| lane.class == "any").count(), 4, "{firsts:?}");
     }
 }

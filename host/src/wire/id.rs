@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
-use ulid::Ulid;
+use ulid::{ULID_LEN, Ulid};
 
 /// A job's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +49,10 @@ impl JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.to_string().to_lowercase())
+        let mut digits = [0; ULID_LEN];
+        let text = self.0.array_to_str(&mut digits);
+        text.make_ascii_lowercase();
+        f.write_str(text)
     }
 }
 
@@ -59,7 +62,7 @@ impl FromStr for JobId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
         // Letters that ULIDs leave out are read as their look-alikes: two spellings of one id.
-        let exact = |ulid: &Ulid| ulid.to_string().eq_ignore_ascii_case(text);
+        let exact = |ulid: &Ulid| ulid.array_to_str(&mut [0; ULID_LEN]).eq_ignore_ascii_case(text);
         let parsed = Ulid::from_string(text).ok().filter(exact).filter(|_| lower);
         parsed.map(JobId).ok_or_else(|| format!("`{text}` is not a job id: 26 digits and lower-case letters (a ULID)"))
     }

@@ -182,9 +182,11 @@ fn is_zero(number: &u32) -> bool {
 /// `time` the way reports have it: always with three decimals, so that times sort as texts.
 /// `None` for years that RFC 3339 has not.
 pub fn timestamp(time: OffsetDateTime) -> Option<String> {
-    let (whole, millis) = (time.to_offset(UtcOffset::UTC).replace_nanosecond(0).ok()?, time.millisecond());
-    let text = whole.format(&Rfc3339).ok()?;
-    Some(format!("{}.{millis:03}Z", text.strip_suffix('Z')?))
+    let time = time.to_offset(UtcOffset::UTC);
+    let year = u16::try_from(time.year()).ok().filter(|year| *year <= 9999)?;
+    let (month, day) = (u8::from(time.month()), time.day());
+    let (hour, minute, second, millis) = time.to_hms_milli();
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"))
 }
 
 /// What a job put out.
@@ -228,6 +230,8 @@ mod tests {
         let at = |nanos: i128| timestamp(OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap()).unwrap();
         assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(1_530_999_999), "1970-01-01T00:00:01.530Z");
+        assert_eq!(at(1_790_000_009_087_000_000), "2026-09-21T14:13:29.087Z");
+        assert_eq!(timestamp(OffsetDateTime::UNIX_EPOCH.replace_year(-1).unwrap()), None);
         assert!(at(1_530_000_000) < at(1_531_000_000) && at(1_999_000_000) < at(2_000_000_000));
     }
 }

@@ -63,7 +63,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let hex = text.strip_prefix(DIGEST_PREFIX).ok_or(DigestError { text: shortened(text) })?;
+        let hex = text.strip_prefix(DIGEST_PREFIX).ok_or_else(|| DigestError { text: shortened(text) })?;
         Self::from_hex(hex)
     }
 }
