@@ -35,7 +35,7 @@ def measure(submit, wait, jobs):
 # As it comes, Celery forgets a task when its worker takes it, and Redis what it had not saved. With these it keeps
 # both through a crash, but for the last second, which is nearer to what wasmjob promises.
 SAFE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
-SAFE_REDIS = ["--appendonly", "yes", "--appendfsync", "everysec"]
+SAFE_REDIS = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
 
 
 def celery(jobs, folder, safe=False):
@@ -43,7 +43,7 @@ def celery(jobs, folder, safe=False):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     redis = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         + (SAFE_REDIS if safe else []),
         stdout=subprocess.DEVNULL,
     )
