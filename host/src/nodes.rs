@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, future::join_all};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::{
     queue::{Broker, QueueError, names},
@@ -78,6 +80,20 @@ pub async fn list(broker: &Broker) -> Result<Vec<NodeInfo>, QueueError> {
         entries.iter().flatten().filter_map(|entry| serde_json::from_slice(entry).ok()).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(nodes)
+}
+
+/// How long a node may take to say how it is.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The nodes that are alive, by name, as they are now; one that does not answer at once, as it last said.
+pub async fn list_now(broker: &Broker) -> Result<Vec<NodeInfo>, QueueError> {
+    let nodes = list(broker).await?;
+    let answers = join_all(nodes.iter().map(|node| timeout(PATIENCE, ask(broker, &node.name)))).await;
+    let now = |(node, answer): (NodeInfo, _)| {
+        let answer: Option<NodeInfo> = Result::ok(answer).flatten();
+        answer.filter(|now| now.name == node.name).unwrap_or(node)
+    };
+    Ok(nodes.into_iter().zip(answers).map(now).collect())
 }
 
 /// What a node says of itself right now. `None` if it does not answer.

@@ -219,6 +219,28 @@ fn unknown<T>(text: &str, words: &str) -> Result<T, String> {
     Err(format!("`{text}` is none of {words}"))
 }
 
+impl Overlap {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Overlap::Skip => "skip",
+            Overlap::Queue => "queue",
+            Overlap::Replace => "replace",
+        }
+    }
+}
+
+impl Missed {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Missed::Skip => "skip",
+            Missed::Last => "last",
+            Missed::All => "all",
+        }
+    }
+}
+
 impl FromStr for Overlap {
     type Err = String;
 

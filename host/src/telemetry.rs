@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
+use tracing::Level;
 use tracing_subscriber::{
     filter::{ParseError, Targets},
     fmt::{format::FmtSpan, layer},
@@ -47,9 +48,17 @@ impl TelemetryError {
 const QUIET: &str = "async_nats=off,rustls=warn,hyper=warn,object_store=warn,wasmtime=warn,cranelift=warn,\
                      wasmtime_internal_cranelift=warn,cranelift_codegen=warn";
 
+/// The target of attempts' spans, which are on one level lower than what they are for.
+pub const ATTEMPT: &str = "attempt";
+
 /// Sends events of this process to stderr from now on.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let wanted = registry().with(filter(&log.level)?);
+    let filter = filter(&log.level)?;
+    let filter = match log.format {
+        LogFormat::Json if filter.would_enable(ATTEMPT, &Level::INFO) => filter.with_target(ATTEMPT, Level::DEBUG),
+        _ => filter,
+    };
+    let wanted = registry().with(filter);
     let lines = layer().with_writer(stderr);
     let set = match log.format {
         // A span's end is logged with its times, which is what a collector wants of an attempt.

@@ -48,7 +48,7 @@ pub(crate) async fn nodes(global: &Global, command: NodesCommand) -> Result<Exit
 
 async fn list(global: &Global) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
-    let nodes = nodes::list(&cluster.broker).await?;
+    let nodes = nodes::list_now(&cluster.broker).await?;
     if global.json {
         render::json(&nodes)?;
         return Ok(Exit::Done);

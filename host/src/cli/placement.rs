@@ -79,7 +79,12 @@ impl PlacementArgs {
             queue.clone_into(&mut spec.queue);
         }
         spec.priority = self.priority;
-        spec.labels = self.label.iter().cloned().collect();
+        for (key, value) in &self.label {
+            if let Some(other) = spec.labels.insert(key.clone(), value.clone()).filter(|other| other != value) {
+                let both = format!("--label {key}={other} and --label {key}={value} cannot both be met");
+                return Err(CliError::usage(both).hint("give each label once"));
+            }
+        }
         spec.concurrency.clone_from(&self.concurrency);
         spec.expires_ms = self.expires.map(millis);
         spec.result_ttl_ms = millis(self.keep);

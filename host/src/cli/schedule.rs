@@ -272,6 +272,11 @@ async fn show(global: &Global, cluster: &Cluster, name: &str) -> Result<(), CliE
     render::line(&format!("when       {}", schedule.when))?;
     render::line(&format!("component  {}", schedule.job.component))?;
     render::line(&format!("queue      {}", schedule.job.queue))?;
+    render::line(&format!("overlap    {}", schedule.overlap.name()))?;
+    render::line(&format!("missed     {}", schedule.missed.name()))?;
+    if schedule.jitter_ms > 0 {
+        render::line(&format!("jitter     up to {}", Span(Duration::from_millis(schedule.jitter_ms))))?;
+    }
     for time in next {
         render::line(&format!("next       {}", local(&schedule, time)))?;
     }

@@ -46,7 +46,7 @@ pub(crate) async fn status(global: &Global) -> Result<Exit, CliError> {
 }
 
 async fn look(cluster: &Cluster) -> Result<Status, CliError> {
-    let nodes = nodes::list(&cluster.broker).await?;
+    let nodes = nodes::list_now(&cluster.broker).await?;
     let mut queues = Vec::new();
     for name in queue::queues(&cluster.broker.jetstream).await? {
         let Depth { waiting, running, later } = queue::depth(&cluster.broker, &name).await?;

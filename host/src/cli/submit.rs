@@ -86,7 +86,7 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         reports = waiter.wait(&cluster.broker, &bar) => reports,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
-            leave(&ids);
+            leave(global, &ids);
         }
     };
     bar.finish_and_clear();
@@ -100,12 +100,14 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
 }
 
 /// Ends the process, and says that the jobs do not end with it.
-fn leave(ids: &[JobId]) -> ! {
-    match ids {
-        [id] => render::talk(format!(
-            "job {id} goes on: `wasmjob result --wait {id}` waits for it, `wasmjob cancel {id}` ends it"
-        )),
-        ids => render::talk(format!("{} jobs go on: `wasmjob ps` lists them", ids.len())),
+fn leave(global: &Global, ids: &[JobId]) -> ! {
+    let text = match ids {
+        [id] => format!("job {id} goes on: `wasmjob result --wait {id}` waits for it, `wasmjob cancel {id}` ends it"),
+        ids => format!("{} jobs go on: `wasmjob ps` lists them", ids.len()),
+    };
+    match global.json {
+        true => render::warn(true, text),
+        false => render::talk(text),
     }
     std::process::exit(INTERRUPTED)
 }

@@ -151,7 +151,7 @@ impl Worker {
         let stored = self.broker.store(&report, held.sequence);
         // Without it the attempt counts as lost, which a job survives a few times.
         if let Ok(Err(error)) = timeout(BACKOFF.1, stored).await {
-            tracing::warn!(%error, "that the attempt was handed back could not be stored");
+            tracing::warn!(job = %report.job, %error, "that the attempt was handed back could not be stored");
         }
     }
 

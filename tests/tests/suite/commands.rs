@@ -188,6 +188,15 @@ fn status_and_nodes_tell_what_there_is() {
 }
 
 #[test]
+fn status_shows_slots_as_they_are_now() {
+    let cluster = Cluster::up();
+    let job = cluster.submit(&[&cluster.guest(&guest::sleeps_ms(3_600_000))]);
+    cluster.until_state(&job, "running");
+    assert_eq!(cluster.json(&["status"])["slots_used"], 1);
+    assert_eq!(cluster.node("n1")["running"], 1);
+}
+
+#[test]
 fn a_running_job_is_cancelled_while_it_spins() {
     let cluster = Cluster::shared();
     let job = cluster.submit(&[&cluster.guest(&guest::spins()), "--limit", "fuel=1e15", "--limit", "wall=12h"]);

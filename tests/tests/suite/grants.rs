@@ -91,6 +91,8 @@ fn a_job_goes_to_a_node_that_has_its_labels() {
     let os = format!("os={}", std::env::consts::OS);
     cluster.wasmjob(&["submit", "--wait", "--label", &os, &guest]).succeeded();
     cluster.wasmjob(&["submit", "--label", "a b=c", &guest]).ended(2).saying(&["no label"]);
+    let two = ["submit", "--label", "room=attic", "--label", "room=cellar", &guest];
+    cluster.wasmjob(&two).ended(2).saying(&["room=attic", "room=cellar", "cannot both be met"]);
 }
 
 fn granted(cluster: &Cluster, flags: &[&str], orders: &Value) -> Value {

@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use wasmjob_host::wire::{JobSpec, new_job_id};
 use wasmjob_runtime::Blob;
 use wasmjob_tests::{Cluster, Machine, guest, until};
 
@@ -181,6 +182,19 @@ fn logs_in_json_are_json_and_name_the_job_and_its_trace() {
         lines.into_iter().find(|line| line["span"]["job"] == job && line["fields"]["message"] == "close")
     });
     assert_eq!((&attempt["span"]["name"], &attempt["span"]["attempt"]), (&"attempt".into(), &1.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_people_read_names_the_trace_of_a_job_that_has_one() {
+    let cluster = Cluster::shared();
+    let pushed = cluster.wasmjob(&["push", &cluster.guest(&guest::exits(3))]).succeeded();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let job = JobSpec { traceparent: Some(trace.into()), ..JobSpec::new(new_job_id(), pushed.text().trim()) };
+    let id = cluster.connect().await.submit(&job).await.unwrap().to_string();
+    cluster.until_state(&id, "failed");
+    until("the trace is in the node's log", || {
+        cluster.node_log().lines().any(|line| line.contains(&id) && line.contains(trace)).then_some(())
+    });
 }
 
 fn parse(line: &str) -> Value {

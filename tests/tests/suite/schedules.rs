@@ -86,11 +86,14 @@ fn a_schedule_is_shown_rests_goes_on_and_ends() {
     let cluster = Cluster::up();
     let guest = cluster.guest(&guest::says("hello"));
     let zone = ["--cron", "0 3 * * *", "--tz", "Europe/Berlin"];
-    let added = cluster.wasmjob(&[&["schedule", "add", "nightly", &guest, "--priority", "7"][..], &zone].concat());
+    let add = ["schedule", "add", "nightly", &guest, "--priority", "7", "--jitter", "30s"];
+    let added = cluster.wasmjob(&[&add[..], &zone].concat());
     added.succeeded().saying(&["ticks next at", "03:00:00"]);
     let schedule = shown(&cluster, "nightly");
     assert_eq!(schedule["next"].as_array().unwrap().len(), 5, "{schedule}");
     assert_eq!(schedule["schedule"]["job"]["priority"], 7);
+    let text = cluster.wasmjob(&["schedule", "show", "nightly"]).succeeded().text().to_owned();
+    assert!(text.contains("overlap    skip") && text.contains("jitter     up to 30s"), "{text}");
     cluster.wasmjob(&["schedule", "pause", "nightly"]).succeeded();
     assert!(shown(&cluster, "nightly")["next"].as_array().unwrap().is_empty());
     let job = cluster.wasmjob(&["schedule", "run-now", "nightly"]).succeeded().text().trim().to_owned();
