@@ -22,8 +22,8 @@ The public key belongs into the configuration of nodes: trusted_keys = [\"ed2551
 Example: wasmjob key new && wasmjob sign job.wasm")]
     New {
         /// File for the private key [default: keys/signing.key in the data folder]
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
+        #[arg(long, short, alias = "out", value_name = "FILE")]
+        output: Option<PathBuf>,
         /// Replace a key that is there; what it signed stays signed by it
         #[arg(long)]
         force: bool,
@@ -39,7 +39,7 @@ Example: wasmjob key new && wasmjob sign job.wasm")]
 pub(crate) fn key(global: &Global, command: KeyCommand) -> Result<Exit, CliError> {
     let config = global.load(Vec::new())?;
     let (key, path) = match command {
-        KeyCommand::New { out, force } => make(&config, out, force)?,
+        KeyCommand::New { output, force } => make(&config, output, force)?,
         KeyCommand::Show { file } => {
             let path = file.unwrap_or_else(|| default_path(&config));
             (read(&path)?, path)
@@ -57,12 +57,12 @@ pub(crate) fn default_path(config: &Config) -> PathBuf {
     config.data.join("keys").join("signing.key")
 }
 
-fn make(config: &Config, out: Option<PathBuf>, force: bool) -> Result<(PrivateKey, PathBuf), CliError> {
+fn make(config: &Config, output: Option<PathBuf>, force: bool) -> Result<(PrivateKey, PathBuf), CliError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| CliError::platform(format!("the system gives no random bytes: {error}")))?;
     let key = PrivateKey::from_seed(&seed);
-    let path = match out {
+    let path = match output {
         Some(path) => path,
         None => {
             let path = default_path(config);
@@ -92,7 +92,7 @@ fn write(path: &Path, key: &PrivateKey, force: bool) -> Result<(), CliError> {
     let kept = if force { staged.persist(path) } else { staged.persist_noclobber(path) };
     kept.map(drop).map_err(|error| match error.error.kind() {
         io::ErrorKind::AlreadyExists => CliError::usage(format!("{} exists and is not overwritten", path.display()))
-            .hint("`wasmjob key show` prints its public key; --out FILE names another file, --force replaces it"),
+            .hint("`wasmjob key show` prints its public key; --output FILE names another file, --force replaces it"),
         _ => cannot_write(path, &error.error),
     })
 }

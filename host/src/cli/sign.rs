@@ -25,8 +25,8 @@ pub(crate) struct SignArgs {
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Where to write the signed component [default: NAME.signed.wasm beside it]
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[arg(long, short, alias = "out", value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// Signs the component and prints the digest of the signed one.
@@ -37,7 +37,7 @@ pub(crate) fn sign(global: &Global, args: SignArgs) -> Result<Exit, CliError> {
     let signed = wasmjob_runtime::sign(&bytes, &key)
         .map_err(|error| CliError::usage(format!("{} cannot be signed: {error}", args.component.display())))?;
     let is_new = signed.len() > bytes.len();
-    let path = match args.out {
+    let path = match args.output {
         Some(path) => path,
         None if is_new => beside(&args.component),
         None => args.component.clone(),

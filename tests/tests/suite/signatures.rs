@@ -53,7 +53,7 @@ fn a_private_key_is_private_and_never_overwritten_unasked() {
     assert_eq!(fs::read_to_string(&file).unwrap(), secret);
     assert_eq!(machine.wasmjob(&["key", "show"]).succeeded().text().trim(), public);
     let other = machine.path("other.key").display().to_string();
-    let made = machine.json(&["key", "new", "--out", &other]);
+    let made = machine.json(&["key", "new", "--output", &other]);
     assert_ne!(made["public_key"], public.as_str());
     assert_eq!((made["file"].as_str(), mode(Path::new(&other))), (Some(other.as_str()), 0o600));
     assert_eq!(machine.json(&["key", "show", &other])["public_key"], made["public_key"]);
