@@ -24,8 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long the node has after a round to let go of threads that it keeps for a while: tokio's for
 /// work that blocks go after 10 s.
 const REST: Duration = Duration::from_secs(13);
-/// How much more resident memory there may be than after the warm-up.
+/// How much more resident memory there may be at the end than after the warm-up.
 const RSS_MORE_MAX: f64 = 0.05;
+/// Rounds whose median is compared: one is up to 8 % from the next, up and down.
+const ROUNDS: usize = 5;
 const MIB: u64 = 1 << 20;
 
 /// What a process holds.
@@ -103,6 +105,13 @@ fn shown(held: Held) -> String {
     held.numbers().iter().map(|(name, number)| format!("  {name} {number}")).collect()
 }
 
+#[allow(clippy::cast_precision_loss)]
+fn median_rss(rounds: &[Held]) -> f64 {
+    let mut bytes: Vec<u64> = rounds.iter().map(|held| held.rss_bytes).collect();
+    bytes.sort_unstable();
+    bytes.get(bytes.len() / 2).copied().unwrap_or_default() as f64
+}
+
 fn report(at_rest: &[Held], peak: Held, panics: usize, json: bool) -> bool {
     let (Some(first), Some(last)) = (at_rest.first(), at_rest.last()) else { return false };
     let max: BTreeMap<_, _> = first
@@ -111,8 +120,8 @@ fn report(at_rest: &[Held], peak: Held, panics: usize, json: bool) -> bool {
         .enumerate()
         .map(|(at, (name, _))| (*name, at_rest.iter().map(|held| held.numbers()[at].1).max().unwrap_or(0)))
         .collect();
-    #[allow(clippy::cast_precision_loss)]
-    let rss_more = last.rss_bytes as f64 / first.rss_bytes as f64 - 1.0;
+    let rounds = ROUNDS.min(at_rest.len());
+    let rss_more = median_rss(&at_rest[at_rest.len() - rounds..]) / median_rss(&at_rest[..rounds]) - 1.0;
     let same = (first.fds, first.threads, first.files) == (last.fds, last.threads, last.files);
     let kept = rss_more <= RSS_MORE_MAX && same && panics == 0;
     if json {
@@ -141,7 +150,7 @@ fn report(at_rest: &[Held], peak: Held, panics: usize, json: bool) -> bool {
     }
     println!("panics in the node's log: {panics}");
     println!(
-        "resident memory {:+.1} %, {:.0} % are allowed; open files, threads and files {}: {}",
+        "resident memory, medians of {rounds} rounds: {:+.1} %, {:.0} % are allowed; open files, threads and files {}: {}",
         100.0 * rss_more,
         100.0 * RSS_MORE_MAX,
         if same { "are the same" } else { "are NOT the same" },
