@@ -48,7 +48,7 @@ impl TelemetryError {
 const QUIET: &str = "async_nats=off,rustls=warn,hyper=warn,object_store=warn,wasmtime=warn,cranelift=warn,\
                      wasmtime_internal_cranelift=warn,cranelift_codegen=warn";
 
-/// The target of attempts' spans, which are on one level lower than what they are for.
+/// The target of attempts' spans. They are on the level debug; a log in JSON has them from info on.
 pub const ATTEMPT: &str = "attempt";
 
 /// Sends events of this process to stderr from now on.
