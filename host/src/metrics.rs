@@ -28,8 +28,7 @@ pub struct Metrics {
     dead_lettered: IntCounterVec,
     /// Attempts this node may run at the same time.
     pub slots: IntGauge,
-    /// Attempts it runs now.
-    pub slots_used: IntGauge,
+    slots_used: IntGauge,
     /// Memory it may promise, in bytes.
     pub memory_budget_bytes: IntGauge,
     /// Memory it has promised to running attempts, in bytes.
@@ -68,6 +67,16 @@ pub struct CacheMetrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A slot that has a job.
+#[derive(Debug)]
+pub struct UsedSlot(IntGauge);
+
+impl Drop for UsedSlot {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -126,6 +135,12 @@ impl Metrics {
             nats_reconnects: counter(&r, "nats_reconnects_total", "Connections to NATS that were lost and made again."),
             registry: r,
         }
+    }
+
+    /// A slot has a job until what this gives is dropped.
+    pub fn use_slot(&self) -> UsedSlot {
+        self.slots_used.inc();
+        UsedSlot(self.slots_used.clone())
     }
 
     /// An attempt begins after its job waited this long.

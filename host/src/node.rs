@@ -40,7 +40,7 @@ use crate::{
     server_time::ServerTime,
     ticks,
     wire::timestamp,
-    worker::{MIB, Worker},
+    worker::{MIB, Worker, start_slots},
 };
 
 /// How often a node says that it lives.
@@ -181,10 +181,11 @@ impl Node {
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for Worked { queue, lease, slots: worked } in &self.queues {
             let ((known, lanes), doors) = (lanes::first(), queue::doors());
-            for _ in 0..*worked {
-                slots.spawn(worker.clone().work(queue.clone(), *lease, (lanes.clone(), doors.clone())));
-            }
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
+            let (worker, queue, lease) = (worker.clone(), queue.clone(), *lease);
+            start_slots(&mut slots, *worked, move || {
+                worker.clone().work(queue.clone(), lease, (lanes.clone(), doors.clone()))
+            });
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();

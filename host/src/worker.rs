@@ -5,6 +5,7 @@ mod admission;
 mod attempt;
 mod deciding;
 mod ending;
+mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +24,7 @@ use tracing::{Instrument, Span};
 use wasmjob_runtime::{AttemptReport, Limits, Outcome, OutcomeKind, Sandbox, Signals, Usage, millis};
 
 use admission::NoPlace;
+pub use slots::start_slots;
 
 use crate::{
     cancels::Cancels,
@@ -173,12 +175,11 @@ impl Worker {
                 delivery = puller.next() => delivery?,
                 () = &mut no_more => break,
             };
-            self.metrics.slots_used.inc();
+            let _used = self.metrics.use_slot();
             tokio::select! {
                 () = self.attend(queue, &delivery, lease) => {}
                 () = puller.hand_back_excess() => {}
             }
-            self.metrics.slots_used.dec();
         }
         puller.close().await;
         Ok(())
