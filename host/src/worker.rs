@@ -1,5 +1,8 @@
 //! Pull, run, store, acknowledge: what a slot does with the jobs of its queue. I/O only; what should
 //! happen is decided in `lifecycle`.
+//!
+//! What happens seldom is awaited in a box: a future has room for everything that it can await, and is copied
+//! when it starts.
 
 mod admission;
 mod attempt;
@@ -220,22 +223,22 @@ impl Worker {
     async fn handle(&self, mut held: Held<'_>) {
         let mut spec = match JobSpec::parse(held.delivery.payload()) {
             Ok(spec) => spec,
-            Err(error) => return self.bury(held, error.to_string()).await,
+            Err(error) => return Box::pin(self.bury(held, error.to_string())).await,
         };
         let (lane, found) = (names::lane(&spec.queue, &spec.class(), spec.priority), held.delivery.subject());
         if found != lane {
             let reason = format!("it was published on `{found}` and belongs on `{lane}`");
-            return self.bury(held, reason).await;
+            return Box::pin(self.bury(held, reason)).await;
         }
         let job = spec.id;
         if let Some(due) = spec.starts_at().filter(|due| !held.delivery.has_waited() && *due > self.time.now()) {
             let attempt = held.delivery.message().attempt;
-            return self.send_and_acknowledge(&held, &spec, attempt, Some(due)).await;
+            return Box::pin(self.send_and_acknowledge(&held, &spec, attempt, Some(due))).await;
         }
         let message = held.delivery.message();
         // A job's first message has nothing to read, which is what makes small jobs fast.
         let stored = match message.redelivered || message.attempt > 1 {
-            true => self.event(job).await,
+            true => Box::pin(self.event(job)).await,
             false => Ok(None),
         };
         let Ok(stored) = stored else { return self.hand_back(held, None).await };
@@ -253,13 +256,14 @@ impl Worker {
         };
         match decision {
             Decision::Drop | Decision::LookFor { .. } => held.delivery.done().await,
-            Decision::Finish(report) => self.conclude(held, &spec, *report).await,
-            Decision::SendNext(report) => self.send_next(&held, &spec, &report).await,
+            Decision::Finish(report) => Box::pin(self.conclude(held, &spec, *report)).await,
+            Decision::SendNext(report) => Box::pin(self.send_next(&held, &spec, &report)).await,
             Decision::Run { mut report, announce } => {
                 let limits = match limits {
                     Ok(limits) => limits,
                     Err(error) => {
-                        return self.end_unstarted(held, &spec, *report, Outcome::invalid(error.to_string())).await;
+                        let invalid = Outcome::invalid(error.to_string());
+                        return Box::pin(self.end_unstarted(held, &spec, *report, invalid)).await;
                     }
                 };
                 // What is stored may be of a node with other limits.
@@ -280,7 +284,7 @@ impl Worker {
         (mut report, announce): (Report, bool),
     ) {
         if limits.memory > self.memory_bytes {
-            return self.leave_to_larger_nodes(held, &spec, report, limits.memory).await;
+            return Box::pin(self.leave_to_larger_nodes(held, &spec, report, limits.memory)).await;
         }
         let signals = Arc::new(Signals::default());
         let _registration = self.cancels.register(spec.id, signals.clone());
@@ -295,7 +299,7 @@ impl Worker {
         let Some(promised) = promised else {
             self.leave(place).await;
             return match signals.is_cancelled() {
-                true => self.end_unstarted(held, &spec, report, Outcome::cancelled()).await,
+                true => Box::pin(self.end_unstarted(held, &spec, report, Outcome::cancelled())).await,
                 false => self.hand_back(held, None).await,
             };
         };
@@ -303,7 +307,7 @@ impl Worker {
         let waited = Duration::try_from(waited).unwrap_or_default();
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
-        if announce && let Err(overtaken) = self.announce(&mut held, &report).await {
+        if announce && let Err(overtaken) = Box::pin(self.announce(&mut held, &report)).await {
             self.leave(place).await;
             return held.let_go(overtaken).await;
         }
@@ -350,7 +354,7 @@ impl Worker {
             End::HandedBack => {
                 self.metrics.attempt_ended(&queue, "handed_back", started.elapsed());
                 if held.sequence > 0 {
-                    self.give_up(&held, report).await;
+                    Box::pin(self.give_up(&held, report)).await;
                 }
                 self.hand_back(held, None).await;
             }
@@ -392,7 +396,7 @@ impl Worker {
                         continue;
                     }
                     report.progress = progress;
-                    if let Err(refused) = self.announce(held, report).await {
+                    if let Err(refused) = Box::pin(self.announce(held, report)).await {
                         signals.cancel();
                         return End::Overtaken(refused);
                     }

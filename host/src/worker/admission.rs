@@ -26,7 +26,7 @@ impl Worker {
     /// A place of the job's concurrency key, if it has one.
     pub(super) async fn place(&self, held: &Held<'_>, spec: &JobSpec) -> Result<Option<Place>, NoPlace> {
         let Some(concurrency) = &spec.concurrency else { return Ok(None) };
-        match self.broker.take_place(concurrency, spec.id, held.lease).await {
+        match Box::pin(self.broker.take_place(concurrency, spec.id, held.lease)).await {
             Ok(Some(place)) => Ok(Some(place)),
             Ok(None) => Err(NoPlace),
             Err(error) => {

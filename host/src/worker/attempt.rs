@@ -79,7 +79,7 @@ impl Worker {
         let (component, compiled) =
             self.sandbox.prepare(digest, Variant::of(spec.deterministic.is_some()), bytes).await?;
         let input = match &spec.input {
-            Input::Artifact(digest) => self.fetch("input", *digest, input_max, Limit::Input).await?,
+            Input::Artifact(digest) => Box::pin(self.fetch("input", *digest, input_max, Limit::Input)).await?,
             carried => {
                 let bytes = carried.bytes().map_err(|error| Box::new(Outcome::invalid(error.to_string())))?;
                 Blob::from_bytes(bytes.unwrap_or_default())
@@ -135,7 +135,7 @@ impl Worker {
             let bytes = blob.to_bytes(INLINE_BYTES_MAX).map_err(|error| error.to_string())?;
             return Ok(OutputValue::inline(&bytes));
         }
-        self.patiently(|| self.artifacts.publish(blob)).await.map_err(|error| error.to_string())?;
+        Box::pin(self.patiently(|| self.artifacts.publish(blob))).await.map_err(|error| error.to_string())?;
         Ok(OutputValue::Artifact(blob.digest()))
     }
 

@@ -23,7 +23,7 @@ impl Worker {
         let again = stored.clone();
         let decision = lifecycle::on_delivery(fresh, stored, message, unwanted, &self.node);
         let (Decision::LookFor { message: other }, Some(stored)) = (&decision, again) else { return Ok(decision) };
-        if self.is_in_queue(held, *other, job).await? {
+        if Box::pin(self.is_in_queue(held, *other, job)).await? {
             return Ok(Decision::Drop);
         }
         let alone = lifecycle::Message { alone: true, ..message };
@@ -40,7 +40,7 @@ impl Worker {
             }
         }
         if spec.dedupe_key.is_some()
-            && let Some(other) = self.other_with_key(spec).await?
+            && let Some(other) = Box::pin(self.other_with_key(spec)).await?
         {
             return Ok(Some(Unwanted::Duplicate(other)));
         }

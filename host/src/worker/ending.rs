@@ -21,7 +21,7 @@ impl Worker {
         let retrying = (report.state == State::Retrying).then(|| report.clone());
         let Some(held) = self.store_end(held, report).await else { return };
         match retrying {
-            Some(report) => self.send_next(&held, spec, &report).await,
+            Some(report) => Box::pin(self.send_next(&held, spec, &report)).await,
             None => {
                 // Of a job that is tried again, the cancel may have come as its attempt ended.
                 self.cancels.forget(spec.id);
@@ -72,7 +72,7 @@ impl Worker {
                     break;
                 }
                 Err(QueueError::Refused { .. }) => {
-                    let Ok(stored) = self.event(report.job).await else {
+                    let Ok(stored) = Box::pin(self.event(report.job)).await else {
                         self.hand_back(held, None).await;
                         return None;
                     };
