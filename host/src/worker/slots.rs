@@ -16,12 +16,10 @@ pub fn start_slots<F>(tasks: &mut JoinSet<()>, slots: usize, work: impl Fn() -> 
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut left = slots;
-    while left > 0 {
-        let shared = left.min(SHARE_A_TASK);
-        left -= shared;
-        let mut slots: FuturesUnordered<_> = (0..shared).map(|_| steadily(work.clone())).collect();
-        tasks.spawn(async move { while slots.next().await.is_some() {} });
+    for first in (0..slots).step_by(SHARE_A_TASK) {
+        let shared = SHARE_A_TASK.min(slots - first);
+        let mut shared: FuturesUnordered<_> = (0..shared).map(|_| steadily(work.clone())).collect();
+        tasks.spawn(async move { while shared.next().await.is_some() {} });
     }
 }
 
@@ -41,7 +39,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use tokio::sync::Barrier;
+    use tokio::{sync::Barrier, time::timeout};
 
     use super::*;
 
@@ -55,7 +53,8 @@ mod tests {
                 all.wait().await;
             }
         });
-        assert_eq!(tasks.join_all().await.len(), 3);
+        let ended = timeout(Duration::from_secs(10), tasks.join_all()).await;
+        assert_eq!(ended.expect("each waits for all others").len(), 3);
     }
 
     #[tokio::test]
