@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
     nodes::{self, NodeInfo},
-    queue::{self, Broker, LogWriter, QueueError, SetupError, ensure_queue, ensure_shared},
+    queue::{Broker, LogWriter, QueueError, SetupError, Supply, ensure_queue, ensure_shared},
     reconciler,
     server_time::ServerTime,
     ticks,
@@ -180,12 +180,11 @@ impl Node {
         let _rules = AbortOnDropHandle::new(tokio::spawn(listen_for_rules(worker.clone())));
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for Worked { queue, lease, slots: worked } in &self.queues {
-            let ((known, lanes), doors) = (lanes::first(), queue::doors());
+            let (known, lanes) = lanes::first();
+            let supply = Supply::new(queue, lanes);
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
             let (worker, queue, lease) = (worker.clone(), queue.clone(), *lease);
-            start_slots(&mut slots, *worked, move || {
-                worker.clone().work(queue.clone(), lease, (lanes.clone(), doors.clone()))
-            });
+            start_slots(&mut slots, *worked, move || worker.clone().work(queue.clone(), lease, supply.clone()));
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();

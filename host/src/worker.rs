@@ -19,8 +19,8 @@ use std::{
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    sync::{Semaphore, oneshot},
+    time::{MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
@@ -35,10 +35,7 @@ use crate::{
     lifecycle::{self, Decision, Refused},
     metrics::Metrics,
     node_artifacts::NodeArtifacts,
-    queue::{
-        Broker, Delivery, Doors, LogWriter, Puller, QueueError, Rulebook,
-        names::{self, Lane},
-    },
+    queue::{Broker, Delivery, LogWriter, Puller, QueueError, Rulebook, Supply, names},
     rules::Rules,
     server_time::ServerTime,
     telemetry,
@@ -102,9 +99,6 @@ pub struct Worker {
     pub stopping: CancellationToken,
 }
 
-/// The lanes of a queue that this node takes jobs of.
-pub type Lanes = watch::Receiver<BTreeSet<Lane>>;
-
 /// A job that this node has, until it is acknowledged or handed back.
 struct Held<'a> {
     delivery: &'a Delivery,
@@ -140,7 +134,7 @@ impl Held<'_> {
 
 impl Worker {
     /// Works on jobs of `queue`, one at a time, until the node drains.
-    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, (lanes, doors): (Lanes, Doors)) {
+    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, supply: Arc<Supply>) {
         tokio::select! {
             () = self.cancels.known() => {}
             () = self.draining.cancelled() => return,
@@ -150,7 +144,7 @@ impl Worker {
                 () = self.until_rules(&queue, |rules| !rules.paused) => {}
                 () = self.draining.cancelled() => return,
             }
-            let worked = self.work_until_error(&queue, lease, (lanes.clone(), doors.clone())).await;
+            let worked = self.work_until_error(&queue, lease, supply.clone()).await;
             if let Err(error) = worked {
                 tracing::warn!(%error, queue, "a slot lost its queue; trying again");
                 self.pause(BACKOFF.1).await;
@@ -158,13 +152,8 @@ impl Worker {
         }
     }
 
-    async fn work_until_error(
-        &self,
-        queue: &str,
-        lease: Duration,
-        (lanes, doors): (Lanes, Doors),
-    ) -> Result<(), QueueError> {
-        let mut puller = Puller::new(&self.broker.jetstream, queue, lanes, doors).await?;
+    async fn work_until_error(&self, queue: &str, lease: Duration, supply: Arc<Supply>) -> Result<(), QueueError> {
+        let mut puller = Puller::new(&self.broker.jetstream, supply).await?;
         let no_more = async {
             tokio::select! {
                 () = self.draining.cancelled() => {}
@@ -215,6 +204,8 @@ impl Worker {
             }
         };
         tokio::select! {
+            // First what the job is for: a timer before it would have the thread wake itself up.
+            biased;
             () = self.handle(Held { delivery, queue, lease, sequence: 0 }) => {}
             () = renew => {}
         }
@@ -316,6 +307,7 @@ impl Worker {
         // Large, and handed on.
         let work = Box::pin(self.attempt(&spec, report.attempt, limits, signals.clone(), (promised, release)));
         let end = tokio::select! {
+            biased;
             end = self.watch(&mut held, &mut report, &signals, announce, work) => end,
             () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => {
                 signals.cancel();
@@ -378,9 +370,8 @@ impl Worker {
             sleep(CANCEL_PATIENCE).await;
         };
         tokio::pin!(cancelled);
-        let mut tick = interval(ANNOUNCE_AFTER);
+        let mut tick = interval_at((started + ANNOUNCE_AFTER).into(), ANNOUNCE_AFTER);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.reset();
         loop {
             tokio::select! {
                 biased;

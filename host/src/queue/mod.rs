@@ -3,7 +3,9 @@
 //! `names` has every name, `setup` makes the streams, `pull` is the node's side of a queue, `logs`
 //! carries what jobs say, `search` finds what has no event yet. This file stores and reads events.
 
+mod anchor;
 mod direct;
+mod doors;
 mod expiries;
 mod keys;
 mod logs;
@@ -34,7 +36,7 @@ use time::OffsetDateTime;
 pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
-pub use pull::{Delivery, Doors, Puller, doors};
+pub use pull::{Delivery, Puller, Supply};
 pub use purge::{Purged, purge};
 pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};

@@ -61,9 +61,14 @@ pub fn queue_stream(queue: &str) -> String {
     format!("{QUEUE_PREFIX}{queue}")
 }
 
-/// What the stream of `queue` stores: jobs that can run, and jobs that wait for a time.
+/// What the stream of `queue` stores: jobs that can run, jobs that wait for a time, and its anchor.
 pub fn queue_subjects(queue: &str) -> Vec<String> {
-    vec![format!("wj.q.{queue}.*.*"), waiting_all(queue)]
+    vec![queue_all(queue), waiting_all(queue), anchor(queue)]
+}
+
+/// Where the message of a queue is that is no job and stays.
+pub fn anchor(queue: &str) -> String {
+    format!("wj.anchor.{queue}")
 }
 
 /// Where an attempt of a job waits for a time. The server moves it to its lane then; no consumer may cover

@@ -5,8 +5,7 @@
 //! server tells every few seconds that it still holds a request; when that stops (a laptop that slept,
 //! a connection that was made anew) all are made again.
 //!
-//! Of many slots that are free, only a few ask (`Doors`): each time a queue runs empty the server goes through all
-//! requests that it holds for it, which is what a single job then waits for.
+//! Of many slots that are free, only a few ask (`Doors`).
 //!
 //! A free slot looks into its lanes one after the other, in the order of `turns`, and leaves a request
 //! in each that is empty. A lane with a request needs no second look: what came would have been sent.
@@ -28,12 +27,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
     QueueError,
+    anchor::Anchor,
+    doors::Doors,
     names::{self, Lane},
     turns::Turns,
 };
@@ -48,35 +49,38 @@ const LOOK: &str = r#"{"batch":1,"no_wait":true}"#;
 /// After two heartbeats are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
-/// Slots of a queue that ask for a job at the same time.
-const DOORS: usize = 8;
 /// While so many jobs wait, an acknowledgement asks for the next one.
 const MANY: u64 = 64;
 /// How long a slot that closes listens for what was on its way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Where the free slots of a queue wait until it is their turn to ask.
-pub type Doors = Arc<Semaphore>;
+/// Where all slots of a node that work on one queue get their jobs from.
+pub struct Supply {
+    queue: String,
+    /// The lanes this node takes jobs from.
+    lanes: watch::Receiver<BTreeSet<Lane>>,
+    doors: Doors,
+    anchor: Anchor,
+}
 
-/// For the slots of one queue.
-pub fn doors() -> Doors {
-    Arc::new(Semaphore::new(DOORS))
+impl Supply {
+    /// The lanes of `queue` that this node takes jobs from.
+    pub fn new(queue: &str, lanes: watch::Receiver<BTreeSet<Lane>>) -> Arc<Self> {
+        Arc::new(Supply { queue: queue.to_owned(), lanes, doors: Doors::new(), anchor: Anchor::new(queue) })
+    }
 }
 
 /// One slot's side of a queue.
 pub struct Puller {
     context: Context,
-    queue: String,
+    supply: Arc<Supply>,
     inbox: String,
     replies: Subscriber,
-    /// The lanes this node takes jobs from.
+    /// Those of the supply: what a slot has seen of them is its own.
     lanes: watch::Receiver<BTreeSet<Lane>>,
     turns: Turns,
     /// When the request that the server holds for each lane was last heard of. It holds at most one.
     heard: BTreeMap<Lane, Instant>,
-    /// The same, for those who only look.
-    lanes_now: Arc<watch::Receiver<BTreeSet<Lane>>>,
-    doors: Doors,
     /// The lane of the last job, and whether its acknowledgement asked for the next one.
     chained: Option<(Lane, Arc<AtomicBool>)>,
 }
@@ -85,13 +89,13 @@ pub struct Puller {
 struct Chain {
     reply: String,
     asked: Arc<AtomicBool>,
-    lanes: Arc<watch::Receiver<BTreeSet<Lane>>>,
+    supply: Arc<Supply>,
 }
 
 impl Chain {
     /// Of several lanes, the next job is to be looked for in all.
     fn is_of_one_lane(&self) -> bool {
-        self.lanes.borrow().len() == 1
+        self.supply.lanes.borrow().len() == 1
     }
 }
 
@@ -110,23 +114,15 @@ pub struct Delivery {
 }
 
 impl Puller {
-    /// Listens for what `queue` sends to this slot, from these lanes.
-    pub async fn new(
-        context: &Context,
-        queue: &str,
-        lanes: watch::Receiver<BTreeSet<Lane>>,
-        doors: Doors,
-    ) -> Result<Self, QueueError> {
+    /// Listens for what the queue sends to this slot.
+    pub async fn new(context: &Context, supply: Arc<Supply>) -> Result<Self, QueueError> {
         let (inbox, replies) = listen(context).await?;
-        let (context, queue) = (context.clone(), queue.to_owned());
         Ok(Puller {
-            context,
-            queue,
+            context: context.clone(),
+            lanes: supply.lanes.clone(),
+            supply,
             inbox,
             replies,
-            lanes_now: Arc::new(lanes.clone()),
-            lanes,
-            doors,
             turns: Turns::default(),
             heard: BTreeMap::new(),
             chained: None,
@@ -140,9 +136,10 @@ impl Puller {
         {
             self.heard.insert(lane, Instant::now());
         }
+        let supply = self.supply.clone();
         // Whatever the server already holds a request for may come at any time.
         let _door = match self.heard.is_empty() {
-            true => self.doors.clone().acquire_owned().await.ok(),
+            true => Some(supply.doors.enter().await),
             false => None,
         };
         loop {
@@ -230,7 +227,7 @@ impl Puller {
         let Some(lane) = Lane::of_subject(delivery.subject()) else { return };
         let asked = Arc::new(AtomicBool::new(false));
         let reply = format!("{}.{}", self.inbox, lane.consumer());
-        delivery.chain = Some(Chain { reply, asked: asked.clone(), lanes: self.lanes_now.clone() });
+        delivery.chain = Some(Chain { reply, asked: asked.clone(), supply: self.supply.clone() });
         self.chained = Some((lane, asked));
     }
 
@@ -238,7 +235,7 @@ impl Puller {
     /// job would wait here that nobody looks at.
     async fn start_over(&mut self) -> Result<(), QueueError> {
         self.chained = None;
-        tracing::debug!(queue = self.queue, "a request for a job went silent; making it again");
+        tracing::debug!(queue = self.supply.queue, "a request for a job went silent; making it again");
         self.heard.clear();
         (self.inbox, self.replies) = listen(&self.context).await?;
         Ok(())
@@ -260,7 +257,7 @@ impl Puller {
         if self.heard.contains_key(lane) {
             return Ok(());
         }
-        let (stream, consumer) = (names::queue_stream(&self.queue), lane.consumer());
+        let (stream, consumer) = (names::queue_stream(&self.supply.queue), lane.consumer());
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let reply = format!("{}.{consumer}", self.inbox);
         let sent = self.context.client().publish_with_reply(subject, reply, request.into()).await;
@@ -366,12 +363,15 @@ impl Delivery {
 
     /// Says that the job is done with. Only after its event is stored.
     pub async fn done(&self) {
+        let client = self.message.context.client();
+        if let Some(chain) = &self.chain {
+            chain.supply.anchor.count(&client).await;
+        }
         let chain = self.chain.as_ref().filter(|chain| self.pending >= MANY && chain.is_of_one_lane());
         let Some((chain, to)) = chain.zip(self.message.reply.clone()) else {
             return self.say(AckKind::Ack).await;
         };
         chain.asked.store(true, Ordering::Relaxed);
-        let client = self.message.context.client();
         let asked = client.publish_with_reply(to, chain.reply.clone(), ACK_AND_REQUEST.into()).await;
         if let Err(error) = asked {
             tracing::debug!(%error, "the queue could not be answered");

@@ -219,8 +219,13 @@ pub struct Depth {
 /// How many jobs `queue` has.
 pub async fn depth(broker: &Broker, queue: &str) -> Result<Depth, QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
-    let stream = broker.jetstream.get_stream(names::queue_stream(queue)).await;
+    let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
     let stream = stream.map_err(|error| unavailable(error.to_string()))?;
+    let anchored = stream.info_with_subjects(names::anchor(queue)).await;
+    let mut anchored = anchored.map_err(|error| unavailable(error.to_string()))?;
+    let all = anchored.info.state.messages;
+    let anchors = anchored.try_next().await.map_err(|error| unavailable(error.to_string()))?;
+    let no_jobs = anchors.map_or(0, |(_, count)| count as u64);
     let mut running = 0;
     let mut consumers = stream.consumers();
     while let Some(consumer) = consumers.try_next().await.map_err(|error| unavailable(error.to_string()))? {
@@ -228,6 +233,6 @@ pub async fn depth(broker: &Broker, queue: &str) -> Result<Depth, QueueError> {
     }
     let lanes = setup::lanes(&broker.jetstream, queue).await.map_err(|error| unavailable(error.to_string()))?;
     let in_lanes: u64 = lanes.values().map(|jobs| *jobs as u64).sum();
-    let later = stream.cached_info().state.messages.saturating_sub(in_lanes);
+    let later = all.saturating_sub(in_lanes).saturating_sub(no_jobs);
     Ok(Depth { waiting: in_lanes.saturating_sub(running), running, later })
 }

@@ -180,3 +180,43 @@ fn what_makes_no_sense_about_queues_is_refused() {
         cluster.wasmjob(&[&["queue"], args].concat()).ended(2).saying(&[named]);
     }
 }
+
+/// Files that a queue's stream was in: the server counts them.
+fn stream_files(cluster: &Cluster, queue: &str) -> Vec<String> {
+    let folder = cluster.path("data/jetstream/$G/streams").join(names::queue_stream(queue)).join("msgs");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".blk")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_runs_empty_keeps_its_file_and_one_message_that_is_no_job() {
+    let cluster = Cluster::up();
+    let hello = cluster.guest(&guest::says("hello"));
+    let broker = cluster.connect().await;
+    let stream = broker.jetstream.get_stream(names::queue_stream("default")).await.unwrap();
+    let anchored = async |last: u64| {
+        cluster.wasmjob(&["submit", "--wait", &hello]).succeeded();
+        let alone = async {
+            loop {
+                let state = stream.get_info().await.unwrap().state;
+                if state.messages == 1 && state.last_sequence >= last {
+                    return state.last_sequence;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), alone).await.expect("the anchor stays, alone")
+    };
+    let first = anchored(2).await;
+    let files = stream_files(&cluster, "default");
+    // The node that comes after this one sends it once more, which replaces it.
+    cluster.kill(u32::try_from(cluster.node("n1")["pid"].as_u64().unwrap()).unwrap());
+    let second = anchored(first + 2).await;
+    anchored(second + 1).await;
+    assert_eq!(stream_files(&cluster, "default"), files);
+    let anchor = stream.get_last_raw_message_by_subject(&names::anchor("default")).await.unwrap();
+    assert_eq!(anchor.sequence, second);
+    let left = row(&cluster, "default");
+    assert_eq!((&left["waiting"], &left["running"], &left["later"]), (&0.into(), &0.into(), &0.into()), "{left}");
+}

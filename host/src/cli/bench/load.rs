@@ -17,6 +17,9 @@ use crate::{
 
 /// Jobs that are published before the first of them is acknowledged.
 const IN_FLIGHT: usize = 512;
+/// Single jobs of a side before it is the other's turn. Of one each, every job would find the processor's caches full
+/// of what the other side's node needs, which users' jobs do not.
+const TURN: usize = 25;
 /// Nothing comes for so long: something is wrong.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -140,10 +143,15 @@ pub(super) async fn singles(one: &Load, other: &Load, count: u32) -> Result<(Tim
 }
 
 async fn singles_here(one: &Load, other: &Load, count: u32) -> Result<(Times, Times), CliError> {
-    let (mut ones, mut others) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        ones.push(one.single().await?);
-        others.push(other.single().await?);
+    let count = count as usize;
+    let (mut ones, mut others) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    while others.len() < count {
+        let until = count.min(others.len() + TURN);
+        for (side, times) in [(one, &mut ones), (other, &mut others)] {
+            while times.len() < until {
+                times.push(side.single().await?);
+            }
+        }
     }
     ones.sort();
     others.sort();
