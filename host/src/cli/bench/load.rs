@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::Subscriber;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
@@ -79,8 +80,7 @@ impl Load {
     }
 
     async fn noop_here(&self, count: u32) -> Result<f64, CliError> {
-        let mut seen = self.broker.client.subscribe(names::SEEN_ALL).await.map_err(CliError::platform)?;
-        self.broker.client.flush().await.map_err(CliError::platform)?;
+        let mut seen = self.seen().await?;
         let jobs: Vec<JobSpec> = (0..count).map(|_| self.job()).collect();
         let mut open: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
         let begun = Instant::now();
@@ -99,6 +99,13 @@ impl Load {
         Ok(f64::from(count) / begun.elapsed().as_secs_f64())
     }
 
+    /// Listens for the ends of jobs: once, as a client does that wants to know of many.
+    async fn seen(&self) -> Result<Subscriber, CliError> {
+        let seen = self.broker.client.subscribe(names::SEEN_ALL).await.map_err(CliError::platform)?;
+        self.broker.client.flush().await.map_err(CliError::platform)?;
+        Ok(seen)
+    }
+
     async fn submit_all(&self, jobs: impl Iterator<Item = JobSpec>) -> Result<(), CliError> {
         let submitted = futures_util::stream::iter(jobs).map(|job| async move { self.broker.submit(&job).await });
         submitted.buffer_unordered(IN_FLIGHT).try_for_each(|_| async { Ok(()) }).await.map_err(CliError::from)
@@ -112,16 +119,14 @@ impl Load {
     }
 
     /// The time of one job from before its submission until its result is known.
-    async fn single(&self) -> Result<Duration, CliError> {
+    async fn single(&self, seen: &mut Subscriber) -> Result<Duration, CliError> {
         let job = self.job();
-        let mut seen = self.broker.client.subscribe(names::seen(job.id)).await.map_err(CliError::platform)?;
-        self.broker.client.flush().await.map_err(CliError::platform)?;
         let begun = Instant::now();
         self.broker.submit(&job).await?;
         loop {
             let event = timeout(SILENCE, seen.next()).await.ok().flatten();
             let event = event.ok_or_else(|| CliError::platform("the node of the benchmark went silent"))?;
-            if succeeded(&event.payload)?.is_some() {
+            if succeeded(&event.payload)? == Some(job.id) {
                 return Ok(begun.elapsed());
             }
         }
@@ -143,13 +148,14 @@ pub(super) async fn singles(one: &Load, other: &Load, count: u32) -> Result<(Tim
 }
 
 async fn singles_here(one: &Load, other: &Load, count: u32) -> Result<(Times, Times), CliError> {
+    let mut seen = one.seen().await?;
     let count = count as usize;
     let (mut ones, mut others) = (Vec::with_capacity(count), Vec::with_capacity(count));
     while others.len() < count {
         let until = count.min(others.len() + TURN);
         for (side, times) in [(one, &mut ones), (other, &mut others)] {
             while times.len() < until {
-                times.push(side.single().await?);
+                times.push(side.single(&mut seen).await?);
             }
         }
     }
