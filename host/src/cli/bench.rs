@@ -31,10 +31,10 @@ const IDLE: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Starts a NATS server and nodes in a temporary folder, measures, and removes all of it. Takes about a minute.
 Example: wasmjob bench
-Example: wasmjob bench --json --jobs 5000")]
+Example: wasmjob bench --json --jobs 20000")]
 pub(crate) struct BenchArgs {
     /// Jobs in each of the rounds
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     jobs: u32,
     /// Single jobs that are timed
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
