@@ -269,7 +269,12 @@ impl Sandbox {
     pub fn start<R: Send + 'static>(&self, attempt: Attempt, release: R) -> Running {
         let (send, report) = oneshot::channel();
         let send = Cell::new(Some(send));
-        let tell = move |report| send.take().map(|send| send.send(report));
+        let tell = move |report| {
+            if let Some(send) = send.take() {
+                // Whoever waited for it may be gone.
+                let _ = send.send(report);
+            }
+        };
         let scratch = self.scratch.clone();
         self.threads.run(move |runtime| {
             let live = async {
