@@ -1,7 +1,7 @@
 //! The anchor: one message in each queue that is no job.
 //!
 //! When the last message of a stream goes, the server removes the file that it was in and makes a new one. For
-//! jobs that come one by one that is a quarter of all that it does for them, and the next job waits for it. So one
+//! jobs that come one by one that is a fifth of all that it does for them, and the next job waits for it. So one
 //! message stays. It is sent again now and then, because it has to be in the file that is written to.
 
 use std::sync::atomic::{AtomicU32, Ordering};
