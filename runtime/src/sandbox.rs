@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    cell::Cell,
     io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
@@ -268,30 +267,17 @@ impl Sandbox {
     /// in the middle of one long instruction is reported as cancelled before it can be stopped.
     pub fn start<R: Send + 'static>(&self, attempt: Attempt, release: R) -> Running {
         let (send, report) = oneshot::channel();
-        let send = Cell::new(Some(send));
-        let tell = move |report| {
-            if let Some(send) = send.take() {
-                // Whoever waited for it may be gone.
-                let _ = send.send(report);
-            }
-        };
         let scratch = self.scratch.clone();
         self.threads.run(move |runtime| {
             let live = async {
-                let (report, left) = live(&scratch, attempt).await;
-                // Taking the instance apart takes as long as a small attempt, and nobody need wait for it.
-                tell(report);
-                drop(left);
-            };
-            let live = async {
-                if let Err(panic) = AssertUnwindSafe(live).catch_unwind().await {
-                    tell(AttemptReport::unstarted(host_failed(&*panic)));
-                }
+                let ended = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind().await;
                 threads::end_tasks().await;
+                ended
             };
             // It is large, and stays where it is.
-            runtime.block_on(pin!(live));
+            let ended = runtime.block_on(pin!(live));
             drop(release);
+            let _ = send.send(ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic))));
         });
         Running { report }
     }
@@ -299,7 +285,7 @@ impl Sandbox {
     /// Runs an attempt on the thread that polls the future, which a spinning guest delays.
     /// This is what `start` does on a guest thread; it is here for benchmarks.
     pub async fn run_here(&self, attempt: Attempt) -> AttemptReport {
-        live(&self.scratch, attempt).await.0
+        live(&self.scratch, attempt).await
     }
 
     /// The engine attempts run on. Benchmarks compare with wasmtime itself on the same one.
@@ -328,18 +314,18 @@ fn host_failed(panic: &(dyn Any + Send)) -> Outcome {
     Outcome::ended(OutcomeKind::Error, format!("the host failed: {}", text.unwrap_or("no message")), true)
 }
 
-/// The life of one attempt: a store, an instance, one call; then the account. And what is left of it.
-async fn live(scratch: &Scratch, attempt: Attempt) -> (AttemptReport, Option<Store<State>>) {
+/// The life of one attempt: a store, an instance, one call; then the account.
+async fn live(scratch: &Scratch, attempt: Attempt) -> AttemptReport {
     let started = Instant::now();
     if let Some(outcome) = refused_input(&attempt).or_else(|| attempt.component.refused_grants(&attempt.grants)) {
-        return (AttemptReport::unstarted(outcome), None);
+        return AttemptReport::unstarted(outcome);
     }
     let mut store = Store::new(attempt.component.engine(), State::new(&attempt, scratch));
     let ending = match arm(&mut store, &attempt) {
         Ok(()) => finish_in_time(&mut store, &attempt).await,
         Err(error) => Ending::Failed(error),
     };
-    (account(&mut store, &attempt, ending, started), Some(store))
+    account(store, &attempt, ending, started)
 }
 
 fn refused_input(attempt: &Attempt) -> Option<Outcome> {
@@ -437,7 +423,7 @@ async fn drive(store: &mut Store<State>, attempt: &Attempt) -> wasmtime::Result<
 }
 
 /// Turns how it ended into the report.
-fn account(store: &mut Store<State>, attempt: &Attempt, ending: Ending, started: Instant) -> AttemptReport {
+fn account(mut store: Store<State>, attempt: &Attempt, ending: Ending, started: Instant) -> AttemptReport {
     let left = store.get_fuel().unwrap_or(0).min(attempt.limits.fuel);
     let state = store.data_mut();
     let fuel = (attempt.limits.fuel - left).saturating_add(state.charges.fuel());

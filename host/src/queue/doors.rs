@@ -32,6 +32,7 @@ impl Doors {
 
     /// Waits for a door. First come, first served.
     pub(super) async fn enter(&self) -> Door<'_> {
+        // It is never closed.
         if let Ok(permit) = self.open.acquire().await {
             permit.forget();
         }

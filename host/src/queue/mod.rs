@@ -1,7 +1,8 @@
 //! Jobs, events and cancels on JetStream.
 //!
-//! `names` has every name, `setup` makes the streams, `pull` is the node's side of a queue, `logs`
-//! carries what jobs say, `search` finds what has no event yet. This file stores and reads events.
+//! `names` has every name, `setup` makes the streams, `pull` is the node's side of a queue (`doors`: how many slots
+//! ask; `anchor`: what keeps a queue from running empty), `logs` carries what jobs say, `search` finds what has no
+//! event yet. This file stores and reads events.
 
 mod anchor;
 mod direct;
