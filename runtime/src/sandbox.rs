@@ -201,15 +201,13 @@ impl Scratch {
 }
 
 impl Sandbox {
-    /// Makes a sandbox and starts its threads.
+    /// Makes a sandbox. Its threads start with the attempts that need them.
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
         let slots = u32::try_from(config.slots.max(1)).unwrap_or(u32::MAX);
         // Code that was kept when others were trusted is not found.
         let context = config.trusted_keys.to_environment();
         let stack_bytes = usize::try_from(config.limits.stack).unwrap_or(usize::MAX);
         let fast = Machine::new(slots, stack_bytes, Variant::Fast, config.code_dir.as_deref(), &context)?;
-        let no_threads = |source| SandboxError::Setup { path: config.spill_dir.clone(), source };
-        let threads = Threads::start(slots as usize).map_err(no_threads)?;
         let compiles = thread::available_parallelism().map_or(1, usize::from).min(COMPILES_MAX);
         Ok(Sandbox {
             fast: Arc::new(fast),
@@ -222,7 +220,7 @@ impl Sandbox {
             cache: CodeCache::new(config.code_bytes_max),
             compiler: config.compiler,
             compiling: Arc::new(Semaphore::new(compiles)),
-            threads,
+            threads: Threads::new(slots as usize),
             scratch: Scratch(config.spill_dir.into()),
             trusted: Arc::new(config.trusted_keys),
         })
@@ -272,12 +270,15 @@ impl Sandbox {
             let live = async {
                 let ended = AssertUnwindSafe(live(&scratch, attempt)).catch_unwind().await;
                 threads::end_tasks().await;
-                ended
+                ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic)))
             };
-            // It is large, and stays where it is.
-            let ended = runtime.block_on(pin!(live));
+            let ended = match runtime {
+                // It is large, and stays where it is.
+                Ok(runtime) => runtime.block_on(pin!(live)),
+                Err(error) => AttemptReport::unstarted(no_thread(&error)),
+            };
             drop(release);
-            let _ = send.send(ended.unwrap_or_else(|panic| AttemptReport::unstarted(host_failed(&*panic))));
+            let _ = send.send(ended);
         });
         Running { report }
     }
@@ -307,6 +308,11 @@ impl Sandbox {
     pub fn writer(&self) -> BlobWriter {
         self.scratch.writer()
     }
+}
+
+/// A thread is memory and a few open files, and the operating system gives a process only so many.
+fn no_thread(error: &io::Error) -> Outcome {
+    Outcome::ended(OutcomeKind::Error, format!("the node could not start a thread for the job: {error}"), true)
 }
 
 fn host_failed(panic: &(dyn Any + Send)) -> Outcome {

@@ -4,9 +4,9 @@
 //! elsewhere. Where there are more of them than processors they still share those with the host, so
 //! they yield to it. Each thread has a small runtime of its own for the guest's timers and deadline.
 //!
-//! The thread that was used last is used first: what it needs is still in the processor's caches, and threads
-//! that are never needed cost no memory. No more threads are woken at a time than there are processors: of many
-//! short tasks, most are taken by a thread that has just ended one.
+//! A thread is started when a task waits and none is free, up to one for each slot. The one that was used last
+//! is used first: what it needs is still in the processor's caches. No more are woken or started at a time than
+//! there are processors: of many short tasks, most are taken by a thread that has just ended one.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,8 @@ use tokio::{
     task::yield_now,
 };
 
-type Task = Box<dyn FnOnce(&Runtime) + Send>;
+/// Is given the runtime of its thread, or why no thread could be started for it.
+type Task = Box<dyn FnOnce(io::Result<&Runtime>) + Send>;
 
 /// Turns that tasks are given to end. Each is enough for 61 of them; an attempt has about a hundred.
 const END_TURNS_MAX: usize = 64;
@@ -37,93 +38,87 @@ pub(crate) async fn end_tasks() {
     }
 }
 
-/// A fixed number of threads that take tasks in the order they came.
-pub(crate) struct Threads {
-    queue: Arc<Queue>,
-    handles: Vec<JoinHandle<()>>,
-}
+/// Up to so many threads that take tasks in the order they came.
+pub(crate) struct Threads(Arc<Queue>);
 
 struct Queue {
     state: Mutex<QueueState>,
+    threads_max: usize,
     /// Threads that may be on their way to a task at the same time.
-    waking_max: usize,
+    coming_max: usize,
+    /// How nice they are.
+    niceness: i32,
 }
 
 #[derive(Default)]
 struct QueueState {
     tasks: VecDeque<Task>,
-    /// Threads that wait for a task, the one that began last at the end.
+    /// All threads there are.
+    threads: Vec<JoinHandle<()>>,
+    /// Those that wait for a task, the one that began last at the end.
     idle: Vec<Thread>,
-    /// Threads that were woken and have not looked yet.
-    waking: usize,
+    /// How many were woken or started and have not looked yet.
+    coming: usize,
     closed: bool,
 }
 
 impl Threads {
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
-        let waking_max = thread::available_parallelism().map_or(1, usize::from);
-        let queue = Arc::new(Queue { state: Mutex::default(), waking_max });
-        let mut handles = Vec::with_capacity(count);
-        for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let queue = queue.clone();
-            let name = format!("guest-{number}");
-            let work = move || {
-                yield_to_host();
-                queue.work(&runtime);
-            };
-            handles.push(thread::Builder::new().name(name).spawn(work)?);
-        }
-        Ok(Threads { queue, handles })
+    /// None is started yet.
+    pub(crate) fn new(threads_max: usize) -> Self {
+        let coming_max = thread::available_parallelism().map_or(1, usize::from);
+        Threads(Arc::new(Queue { state: Mutex::default(), threads_max, coming_max, niceness: own_niceness() + NICER }))
     }
 
     /// Runs `task` on the next thread that is free.
-    pub(crate) fn run(&self, task: impl FnOnce(&Runtime) + Send + 'static) {
+    pub(crate) fn run(&self, task: impl FnOnce(io::Result<&Runtime>) + Send + 'static) {
         let task = Box::new(task);
-        let mut state = self.queue.lock();
+        let mut state = self.0.lock();
         state.tasks.push_back(task);
-        let woken = self.queue.next_to_wake(&mut state);
-        drop(state);
-        if let Some(thread) = woken {
-            thread.unpark();
-        }
+        self.0.call_a_thread(state);
     }
 }
 
 /// How much nicer than the host its guests are: a tenth of the processor time of a host thread that
 /// wants the same processor, and off it as soon as one wakes. Nicer still, and a node would get
 /// next to nothing done beside any other program on its machine.
-#[cfg(target_os = "linux")]
 const NICER: i32 = 10;
 
-/// Lets the calling thread, and those that it starts, give way to all others of this process. For good:
-/// the way back takes a privilege.
+/// How nice the calling thread is. On Linux that belongs to a thread, and "no process" is the calling one.
 #[cfg(target_os = "linux")]
-pub(crate) fn yield_to_host() {
-    // On Linux a priority belongs to a thread, and "no process" is the calling one.
-    let own = rustix::process::getpriority_process(None).unwrap_or(0);
-    if let Err(error) = rustix::process::setpriority_process(None, own.saturating_add(NICER)) {
+fn own_niceness() -> i32 {
+    rustix::process::getpriority_process(None).unwrap_or(0)
+}
+
+/// Makes the calling thread, and those that it starts, so nice. For good: the way back takes a privilege.
+#[cfg(target_os = "linux")]
+fn be_nice(niceness: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         tracing::warn!(%error, "guest threads keep the priority of the node, which they can delay now");
     }
 }
 
 /// Elsewhere a priority belongs to the process.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn yield_to_host() {}
+fn own_niceness() -> i32 {
+    0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn be_nice(_niceness: i32) {}
 
 impl Drop for Threads {
     /// Tasks that have not started are dropped; those that run are waited for.
     fn drop(&mut self) {
-        let mut state = self.queue.lock();
+        let mut state = self.0.lock();
         state.closed = true;
         state.tasks.clear();
-        let idle = mem::take(&mut state.idle);
+        let (idle, threads) = (mem::take(&mut state.idle), mem::take(&mut state.threads));
         drop(state);
         idle.iter().for_each(Thread::unpark);
-        for handle in self.handles.drain(..) {
+        for thread in threads {
             // A guest thread may be the one that drops the last reference to its own pool.
-            if handle.thread().id() != thread::current().id() {
-                let _ = handle.join();
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
             }
         }
     }
@@ -134,22 +129,59 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, runtime: &Runtime) {
-        while let Some(task) = self.next() {
-            task(runtime);
+    /// Wakes or starts a thread, if there is a task that none is on the way to.
+    fn call_a_thread(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
+        if state.coming >= self.coming_max.min(state.tasks.len()) {
+            return;
+        }
+        if let Some(thread) = state.idle.pop() {
+            state.coming += 1;
+            drop(state);
+            return thread.unpark();
+        }
+        let number = state.threads.len();
+        if number == self.threads_max {
+            return;
+        }
+        match self.start_thread(number) {
+            Ok(thread) => {
+                state.coming += 1;
+                state.threads.push(thread);
+            }
+            Err(error) => {
+                let task = state.tasks.pop_back();
+                drop(state);
+                if let Some(task) = task {
+                    task(Err(error));
+                }
+            }
         }
     }
 
-    /// The thread to wake, if there is a task that nobody is on the way to. Whoever calls this wakes it.
-    fn next_to_wake(&self, state: &mut QueueState) -> Option<Thread> {
-        let wanted = state.waking < self.waking_max.min(state.tasks.len());
-        let woken = wanted.then(|| state.idle.pop()).flatten();
-        state.waking += usize::from(woken.is_some());
-        woken
+    fn start_thread(self: &Arc<Self>, number: usize) -> io::Result<JoinHandle<()>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let queue = self.clone();
+        let work = move || {
+            be_nice(queue.niceness);
+            queue.arrive();
+            queue.work(&runtime);
+        };
+        thread::Builder::new().name(format!("guest-{number}")).spawn(work)
+    }
+
+    fn arrive(&self) {
+        let mut state = self.lock();
+        state.coming = state.coming.saturating_sub(1);
+    }
+
+    fn work(self: &Arc<Self>, runtime: &Runtime) {
+        while let Some(task) = self.next() {
+            task(Ok(runtime));
+        }
     }
 
     /// Waits for a task; `None` at the end.
-    fn next(&self) -> Option<Task> {
+    fn next(self: &Arc<Self>) -> Option<Task> {
         let own = thread::current();
         let mut state = self.lock();
         loop {
@@ -157,11 +189,7 @@ impl Queue {
                 return None;
             }
             if let Some(task) = state.tasks.pop_front() {
-                let next = self.next_to_wake(&mut state);
-                drop(state);
-                if let Some(thread) = next {
-                    thread.unpark();
-                }
+                self.call_a_thread(state);
                 return Some(task);
             }
             state.idle.push(own.clone());
@@ -177,7 +205,7 @@ impl Queue {
             state = self.lock();
             // A thread may also wake for no reason.
             if state.idle.iter().all(|thread| thread.id() != own.id()) {
-                state.waking = state.waking.saturating_sub(1);
+                state.coming = state.coming.saturating_sub(1);
                 return state;
             }
         }
@@ -193,7 +221,7 @@ mod tests {
     #[test]
     fn tasks_that_wait_for_each_other_all_run() {
         let count = 4 * thread::available_parallelism().map_or(1, usize::from);
-        let threads = Threads::start(count).unwrap();
+        let threads = Threads::new(count);
         let barrier = Arc::new(Barrier::new(count));
         let (ended, ends) = mpsc::channel();
         for _round in 0..50 {
@@ -210,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_task_runs_once_however_many_there_are() {
-        let threads = Threads::start(3).unwrap();
+        let threads = Threads::new(3);
         let (ended, ends) = mpsc::channel();
         for number in 0..1_000 {
             let ended = ended.clone();
@@ -221,5 +249,46 @@ mod tests {
         assert!(all.into_iter().eq(0..1_000));
         drop(threads);
         assert!(ends.try_recv().is_err());
+    }
+
+    impl Threads {
+        fn are_all_idle(&self) -> bool {
+            let state = self.0.lock();
+            state.idle.len() == state.threads.len()
+        }
+    }
+
+    #[test]
+    fn no_more_threads_are_started_than_are_needed() {
+        let threads = Threads::new(8);
+        let (ended, ends) = mpsc::channel();
+        for _ in 0..50 {
+            let ended = ended.clone();
+            threads.run(move |runtime| ended.send(runtime.is_ok()).unwrap());
+            assert!(ends.recv().unwrap());
+            while !threads.are_all_idle() {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(threads.0.lock().threads.len(), 1);
+    }
+
+    #[test]
+    fn all_are_equally_nice_whoever_starts_them() {
+        let threads = Arc::new(Threads::new(3));
+        let (ended, ends) = mpsc::channel();
+        fn go_on(threads: &Arc<Threads>, ended: mpsc::Sender<i32>, left: usize) {
+            let next = threads.clone();
+            threads.run(move |_| {
+                ended.send(own_niceness()).unwrap();
+                if left > 1 {
+                    // This thread is taken, so another one starts.
+                    go_on(&next, ended, left - 1);
+                }
+            });
+        }
+        go_on(&threads, ended, 3);
+        let nice = own_niceness() + if cfg!(target_os = "linux") { NICER } else { 0 };
+        assert_eq!(ends.iter().collect::<Vec<_>>(), [nice; 3]);
     }
 }
