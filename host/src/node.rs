@@ -181,7 +181,7 @@ impl Node {
         let (mut slots, mut watches) = (JoinSet::new(), JoinSet::new());
         for Worked { queue, lease, slots: worked } in &self.queues {
             let (known, lanes) = lanes::first();
-            let supply = Supply::new(queue, lanes);
+            let supply = Supply::new(queue, *worked, lanes);
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
             let (worker, queue, lease) = (worker.clone(), queue.clone(), *lease);
             start_slots(&mut slots, *worked, move || worker.clone().work(queue.clone(), lease, supply.clone()));

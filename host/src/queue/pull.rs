@@ -49,7 +49,8 @@ const LOOK: &str = r#"{"batch":1,"no_wait":true}"#;
 /// After two heartbeats are missing the request is taken for lost.
 const SILENT: Duration = Duration::from_secs(11);
 
-/// While so many jobs wait, an acknowledgement asks for the next one.
+/// While so many jobs wait, and as many as there are slots, an acknowledgement asks for the next one. With fewer,
+/// most slots would ask in vain, and the server would go through their requests for every job after the last.
 const MANY: u64 = 64;
 /// How long a slot that closes listens for what was on its way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -57,6 +58,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Where all slots of a node that work on one queue get their jobs from.
 pub struct Supply {
     queue: String,
+    /// While so many jobs wait, an acknowledgement asks for the next one.
+    many: u64,
     /// The lanes this node takes jobs from.
     lanes: watch::Receiver<BTreeSet<Lane>>,
     doors: Doors,
@@ -64,9 +67,10 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// The lanes of `queue` that this node takes jobs from.
-    pub fn new(queue: &str, lanes: watch::Receiver<BTreeSet<Lane>>) -> Arc<Self> {
-        Arc::new(Supply { queue: queue.to_owned(), lanes, doors: Doors::new(), anchor: Anchor::new(queue) })
+    /// The lanes of `queue` that this node takes jobs from, for so many slots.
+    pub fn new(queue: &str, slots: usize, lanes: watch::Receiver<BTreeSet<Lane>>) -> Arc<Self> {
+        let many = MANY.max(slots as u64);
+        Arc::new(Supply { queue: queue.to_owned(), many, lanes, doors: Doors::new(), anchor: Anchor::new(queue) })
     }
 }
 
@@ -367,7 +371,7 @@ impl Delivery {
         if let Some(chain) = &self.chain {
             chain.supply.anchor.count(&client).await;
         }
-        let chain = self.chain.as_ref().filter(|chain| self.pending >= MANY && chain.is_of_one_lane());
+        let chain = self.chain.as_ref().filter(|chain| self.pending >= chain.supply.many && chain.is_of_one_lane());
         let Some((chain, to)) = chain.zip(self.message.reply.clone()) else {
             return self.say(AckKind::Ack).await;
         };
