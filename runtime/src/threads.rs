@@ -275,20 +275,23 @@ mod tests {
 
     #[test]
     fn all_are_equally_nice_whoever_starts_them() {
-        let threads = Arc::new(Threads::new(3));
-        let (ended, ends) = mpsc::channel();
-        fn go_on(threads: &Arc<Threads>, ended: mpsc::Sender<i32>, left: usize) {
-            let next = threads.clone();
-            threads.run(move |_| {
+        const COUNT: usize = 3;
+        struct Chain(Threads, Barrier);
+        fn go_on(chain: &Arc<Chain>, ended: mpsc::Sender<i32>, left: usize) {
+            let next = chain.clone();
+            chain.0.run(move |_| {
                 ended.send(own_niceness()).unwrap();
                 if left > 1 {
-                    // This thread is taken, so another one starts.
+                    // This thread starts the next one.
                     go_on(&next, ended, left - 1);
                 }
+                // And none takes two of the tasks.
+                next.1.wait();
             });
         }
-        go_on(&threads, ended, 3);
+        let (ended, ends) = mpsc::channel();
+        go_on(&Arc::new(Chain(Threads::new(COUNT), Barrier::new(COUNT))), ended, COUNT);
         let nice = own_niceness() + if cfg!(target_os = "linux") { NICER } else { 0 };
-        assert_eq!(ends.iter().collect::<Vec<_>>(), [nice; 3]);
+        assert_eq!(ends.iter().collect::<Vec<_>>(), [nice; COUNT]);
     }
 }
