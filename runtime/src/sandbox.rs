@@ -312,7 +312,7 @@ impl Sandbox {
 
 /// A thread is memory and a few open files, and the operating system gives a process only so many.
 fn no_thread(error: &io::Error) -> Outcome {
-    Outcome::ended(OutcomeKind::Error, format!("the node could not start a thread for the job: {error}"), true)
+    Outcome::ended(OutcomeKind::Error, format!("no thread could be started for the job: {error}"), true)
 }
 
 fn host_failed(panic: &(dyn Any + Send)) -> Outcome {
