@@ -108,7 +108,7 @@ pub enum SandboxError {
         /// What wasmtime says.
         reason: String,
     },
-    /// A folder or thread could not be made.
+    /// A folder could not be made.
     #[error("the sandbox could not be set up in {}: {source}", path.display())]
     Setup {
         /// The folder it is about.

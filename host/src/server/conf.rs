@@ -117,7 +117,7 @@ impl Conf {
         };
         line("server_name", "wasmjob");
         line("listen", &listen);
-        // Of who listens to which subject. Nearly every message has a subject of its own, which is seen once.
+        // The cache of who listens to which subject: nearly every message has a subject of its own, which is seen once.
         line("disable_sublist_cache", "true");
         line("pid_file", &quoted(folder.pid_path()));
         // A power cut may lose what is not synced; a crash of the server or of the node does not.
