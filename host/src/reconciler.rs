@@ -18,15 +18,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     lifecycle,
-    queue::{QueueError, Stored, events_after, has_message, jobs_in_queue},
+    queue::{Event, EventReader, Head, QueueError, Stored, has_message, jobs_in_queue},
     wire::{JobId, Report, State},
     worker::Worker,
 };
 
-/// Events that are read in one look: a few hundred milliseconds of work, however many there are.
+/// Events that are read in one look: a tenth of a second of work, however many there are.
 const EVENTS_MAX: usize = 10_000;
 /// Jobs that are kept in mind. While there are so many, no more events are read.
 const OPEN_MAX: usize = 100_000;
+/// Looks that may fail before the server forgets where the node reads.
+const LOOKS_MISSED: u32 = 3;
 /// A queue with more messages is not searched: it moves, and what is in it is looked for later.
 const SEARCHED_MAX: u64 = 50_000;
 
@@ -42,15 +44,15 @@ struct Reconciler {
     worker: Arc<Worker>,
     /// For how long an event must say the same before its job's message is looked for.
     patience: Duration,
-    /// The first event that was not read.
-    next: u64,
+    events: EventReader,
     open: BTreeMap<JobId, Open>,
 }
 
 /// Mends what has to be until the node drains.
 pub async fn keep(worker: Arc<Worker>, lease: Duration) {
     let draining = worker.draining.clone();
-    let mut reconciler = Reconciler { worker, patience: lease * 2, next: 1, open: BTreeMap::new() };
+    let events = EventReader::new(1, lease * LOOKS_MISSED);
+    let mut reconciler = Reconciler { worker, patience: lease * 2, events, open: BTreeMap::new() };
     let mut ticks = interval(lease);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let look = async {
@@ -89,15 +91,28 @@ impl Reconciler {
         if self.open.len() >= OPEN_MAX {
             return Ok(());
         }
-        let (events, next) = events_after(&self.worker.broker, self.next, EVENTS_MAX).await?;
-        self.next = next;
-        for Stored { report, sequence } in events {
-            match report.state.is_terminal() {
-                true => self.open.remove(&report.job),
-                false => self.open.insert(report.job, Open { sequence, look_at: self.look_at(&report) }),
-            };
+        let mut read = 0;
+        while read < EVENTS_MAX {
+            let events = self.events.batch(&self.worker.broker).await?;
+            if events.is_empty() {
+                break;
+            }
+            read += events.len();
+            for event in events {
+                self.note(&event);
+            }
         }
         Ok(())
+    }
+
+    /// Nearly every event is the end of a job, of which nothing else matters.
+    fn note(&mut self, event: &Event) {
+        let Some(Head { job, state }) = event.head() else { return };
+        if state.is_terminal() {
+            self.open.remove(&job);
+        } else if let Some(Stored { report, sequence }) = event.stored() {
+            self.open.insert(job, Open { sequence, look_at: self.look_at(&report) });
+        }
     }
 
     /// When the event of a job has said the same for long: not before the job is due.

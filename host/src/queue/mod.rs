@@ -2,11 +2,12 @@
 //!
 //! `names` has every name, `setup` makes the streams, `pull` is the node's side of a queue (`doors`: how many slots
 //! ask; `anchor`: what keeps a queue from running empty), `logs` carries what jobs say, `search` finds what has no
-//! event yet. This file stores and reads events.
+//! event yet, `events` reads many events. This file stores and reads single ones.
 
 mod anchor;
 mod direct;
 mod doors;
+mod events;
 mod expiries;
 mod keys;
 mod logs;
@@ -34,6 +35,7 @@ use async_nats::{
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+pub use events::{Event, EventReader, Head};
 pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
@@ -42,9 +44,7 @@ pub use purge::{Purged, purge};
 pub use rules::Rulebook;
 pub use schedules::{Kept, Tick};
 use search::message_of;
-pub use search::{
-    Depth, depth, events_after, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest,
-};
+pub use search::{Depth, depth, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest};
 pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};

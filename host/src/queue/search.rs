@@ -1,7 +1,7 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -10,14 +10,17 @@ use futures_util::TryStreamExt;
 use time::Duration;
 
 use super::{
-    Broker, QueueError, Stored,
+    Broker, QueueError,
     direct::{self, From, StoredMessage},
+    events::EventReader,
     names, setup,
 };
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
 /// How far a submitter's clock may be ahead of the server's.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
+/// Between two requests of events that are listed.
+const LISTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The spec of a job that is still in a queue.
 pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, QueueError> {
@@ -113,28 +116,31 @@ pub async fn list_events(
     let mut back = max as u64;
     loop {
         let start = last.saturating_sub(back).max(first);
-        let mut reports = events_from(broker, start).await?;
-        reports.retain(&wanted);
+        let reports = latest_events(broker, start, max, &wanted).await?;
         if reports.len() >= max || start <= first {
-            return Ok(reports.into_iter().rev().take(max).collect());
+            return Ok(reports.into_iter().rev().collect());
         }
         back = back.saturating_mul(4);
     }
 }
 
-/// The events after those before `start`, about `max` of them, and where to go on.
-pub async fn events_after(broker: &Broker, start: u64, max: usize) -> Result<(Vec<Stored>, u64), QueueError> {
-    let (mut next, mut events) = (start, Vec::new());
-    while events.len() < max {
-        let batch = direct::batch(&broker.client, names::EVENTS, names::EVENTS_ALL, From::Sequence(next)).await?;
-        let Some(last) = batch.last() else { break };
-        next = last.sequence + 1;
-        let read = |message: &StoredMessage| {
-            Some(Stored { report: Report::parse(&message.payload).ok()?, sequence: message.sequence })
-        };
-        events.extend(batch.iter().filter_map(read));
+/// Of the events from `start` on, the last `max` that are `wanted`, oldest first.
+async fn latest_events(
+    broker: &Broker,
+    start: u64,
+    max: usize,
+    wanted: impl Fn(&Report) -> bool,
+) -> Result<VecDeque<Report>, QueueError> {
+    let mut reader = EventReader::new(start, LISTED_WITHIN);
+    let mut reports = VecDeque::new();
+    loop {
+        let batch = reader.batch(broker).await?;
+        if batch.is_empty() {
+            return Ok(reports);
+        }
+        reports.extend(batch.iter().filter_map(|event| Some(event.stored()?.report)).filter(&wanted));
+        reports.drain(..reports.len().saturating_sub(max));
     }
-    Ok((events, next))
 }
 
 /// Whether the message with this sequence in `queue` is there and about `job`.
@@ -166,18 +172,6 @@ pub async fn jobs_in_queue(broker: &Broker, queue: &str, max: u64) -> Result<Opt
         scan(broker, queue, &filter, From::Sequence(1), usize::MAX, &mut note).await?;
     }
     Ok(Some(jobs))
-}
-
-async fn events_from(broker: &Broker, start: u64) -> Result<Vec<Report>, QueueError> {
-    let mut from = start;
-    let mut reports = Vec::new();
-    loop {
-        let at = From::Sequence(from.max(1));
-        let batch = direct::batch(&broker.client, names::EVENTS, names::EVENTS_ALL, at).await?;
-        let Some(last) = batch.last() else { return Ok(reports) };
-        from = last.sequence + 1;
-        reports.extend(batch.iter().filter_map(|message| Report::parse(&message.payload).ok()));
-    }
 }
 
 /// When the job was stored that has waited longest in `queue` for a node to take it, or nothing if none waits.

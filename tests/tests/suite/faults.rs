@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use futures_util::{StreamExt, TryStreamExt};
 use rustix::process::Signal;
 use serde_json::Value;
-use wasmjob_host::queue::names;
+use wasmjob_host::queue::{Broker, names};
 use wasmjob_tests::{Cluster, Seen, guest, send, until};
 
 /// A job so small that memory never is what it waits for.
@@ -125,9 +126,10 @@ async fn jobs_whose_messages_disappeared_are_found_and_ended() {
     cluster.until_state(&retrying, "retrying");
     let running = cluster.submit(&[&cluster.guest(&guest::sleeps_ms(60_000))]);
     cluster.until_state(&running, "running");
-    // The node goes, and then the messages.
+    // The node goes, then the messages, and the server forgets how far which node had read the events.
     let node = pid(&cluster.node("n1"));
     send(node, Signal::STOP);
+    forget_readers(&broker).await;
     broker.jetstream.get_stream(names::queue_stream("default")).await.unwrap().purge().await.unwrap();
     cluster.kill(node);
     assert_eq!(cluster.until_state(&retrying, "dead")["attempt"], 2);
@@ -137,6 +139,35 @@ async fn jobs_whose_messages_disappeared_are_found_and_ended() {
     });
     assert_eq!(attempts[0]["outcome"]["kind"], "lost", "{attempts}");
     assert_eq!(cluster.metric("n1", r#"wasmjob_reconciled_total{kind="job"}"#), 2.0);
+}
+
+/// Asked for many events at once without a consumer, the server counts all there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_many_events_does_not_have_all_of_them_counted() {
+    let cluster = Cluster::up();
+    let broker = cluster.connect().await;
+    let mut asked = broker.client.subscribe(format!("$JS.API.DIRECT.GET.{}", names::EVENTS)).await.unwrap();
+    broker.client.flush().await.unwrap();
+    let job = cluster.submit(&[&cluster.guest(&guest::exits(0))]);
+    cluster.until_state(&job, "succeeded");
+    assert_eq!(cluster.json(&["ps", "--state", "succeeded"]).as_array().unwrap().len(), 1);
+    let events = broker.jetstream.get_stream(names::EVENTS).await.unwrap();
+    let readers: Vec<_> = events.consumers().try_collect().await.unwrap();
+    // That of the node and that of the list.
+    assert_eq!(readers.len(), 2, "{readers:?}");
+    broker.client.publish(format!("$JS.API.DIRECT.GET.{}", names::EVENTS), "the end".into()).await.unwrap();
+    while let Some(request) = asked.next().await.filter(|request| &*request.payload != b"the end") {
+        assert!(!String::from_utf8_lossy(&request.payload).contains("batch"), "{request:?}");
+    }
+}
+
+async fn forget_readers(broker: &Broker) {
+    let events = broker.jetstream.get_stream(names::EVENTS).await.unwrap();
+    let readers: Vec<String> = events.consumer_names().try_collect().await.unwrap();
+    assert!(!readers.is_empty());
+    for reader in readers {
+        events.delete_consumer(&reader).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

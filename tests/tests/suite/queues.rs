@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use serde_json::Value;
 use time::OffsetDateTime;
 use wasmjob_host::{queue::names, wire::timestamp};
@@ -219,4 +220,32 @@ async fn a_queue_that_runs_empty_keeps_its_file_and_one_message_that_is_no_job()
     assert_eq!(anchor.sequence, second);
     let left = row(&cluster, "default");
     assert_eq!((&left["waiting"], &left["running"], &left["later"]), (&0.into(), &0.into(), &0.into()), "{left}");
+}
+
+/// With fewer, the slots that are free ask themselves, and an acknowledgement that asks as well takes longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_asks_for_the_next_job_while_as_many_wait_as_there_are_slots() {
+    let cluster = Cluster::up_with(&["--slots", "80"]);
+    let broker = cluster.connect().await;
+    let guest = cluster.guest(&guest::exits(0));
+    let asking = async |count: usize| {
+        cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
+        let mut acks = broker.client.subscribe("$JS.ACK.>").await.unwrap();
+        broker.client.flush().await.unwrap();
+        let all = ["submit", "--limit", "memory=1MiB", "--wait", "--repeat", &count.to_string(), &guest];
+        let waiting = cluster.start(&all);
+        until("all wait", || (cluster.json(&["queue", "ls"])[0]["waiting"] == count).then_some(()));
+        cluster.wasmjob(&["queue", "resume", "default"]).succeeded();
+        waiting.finish().succeeded();
+        let (mut ended, mut asking) = (0, 0);
+        while ended < count {
+            let ack = acks.next().await.unwrap();
+            ended += usize::from(ack.payload.is_empty() || ack.payload.starts_with(b"+ACK"));
+            ended += usize::from(ack.payload.starts_with(b"+NXT"));
+            asking += usize::from(ack.payload.starts_with(b"+NXT"));
+        }
+        asking
+    };
+    assert_eq!(asking(75).await, 0);
+    assert!(asking(400).await > 0);
 }

@@ -1,0 +1,107 @@
+//! Reads events in the order in which they were stored.
+//!
+//! Through a consumer, though that has to be made first: asked for many messages without one, the server counts all
+//! that are left each time, and with a million jobs that holds up everybody for half a second.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Message,
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{Broker, QueueError, Stored, names};
+use crate::wire::{JobId, Report, State};
+
+/// Events of one request.
+const BATCH: usize = 500;
+/// How long the server may take for the next event.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An event that was read.
+pub struct Event {
+    /// Its place in the stream.
+    pub sequence: u64,
+    payload: Bytes,
+}
+
+/// What most readers of many events want to know of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Head {
+    /// Whose it is.
+    pub job: JobId,
+    /// How it stands with the job.
+    pub state: State,
+}
+
+impl Event {
+    /// Reads what it is about, and nothing else, which is several times faster than all of it.
+    pub fn head(&self) -> Option<Head> {
+        serde_json::from_slice(&self.payload).ok()
+    }
+
+    /// Reads all of it.
+    pub fn stored(&self) -> Option<Stored> {
+        Some(Stored { report: Report::parse(&self.payload).ok()?, sequence: self.sequence })
+    }
+}
+
+/// One who reads the events, and where.
+pub struct EventReader {
+    /// The first event that was not read.
+    next: u64,
+    /// The server forgets a reader that does not read for so long; then it begins anew where it was.
+    kept: Duration,
+    consumer: Option<PullConsumer>,
+}
+
+impl EventReader {
+    /// Begins at this sequence, and reads at least this often.
+    pub fn new(start: u64, kept: Duration) -> Self {
+        EventReader { next: start.max(1), kept, consumer: None }
+    }
+
+    /// Some hundred events, or those that are left; none if all are read. After an error, the next call goes on where
+    /// this one was.
+    pub async fn batch(&mut self, broker: &Broker) -> Result<Vec<Event>, QueueError> {
+        let consumer = match self.consumer.take() {
+            Some(consumer) => consumer,
+            None => self.make_consumer(broker).await?,
+        };
+        let requested = consumer.fetch().max_messages(BATCH).messages().await;
+        let mut messages = requested.map_err(|error| unavailable(&error))?;
+        let mut events = Vec::new();
+        while let Some(message) = timeout(PATIENCE, messages.next()).await.map_err(|error| unavailable(&error))? {
+            events.extend(event(message.map_err(|error| unavailable(&error))?));
+        }
+        self.next = events.last().map_or(self.next, |last| last.sequence + 1);
+        self.consumer = Some(consumer);
+        Ok(events)
+    }
+
+    async fn make_consumer(&self, broker: &Broker) -> Result<PullConsumer, QueueError> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: self.kept,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let stream = broker.jetstream.get_stream_no_info(names::EVENTS).await.map_err(|error| unavailable(&error))?;
+        stream.create_consumer(config).await.map_err(|error| unavailable(&error))
+    }
+}
+
+fn event(message: Message) -> Option<Event> {
+    let sequence = message.info().ok()?.stream_sequence;
+    Some(Event { sequence, payload: message.message.payload })
+}
+
+fn unavailable(reason: &dyn std::fmt::Display) -> QueueError {
+    QueueError::Unavailable { what: "the events".into(), reason: reason.to_string() }
+}
