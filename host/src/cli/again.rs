@@ -89,7 +89,7 @@ impl WhichArgs {
 }
 
 async fn all(cluster: &Cluster) -> Result<Vec<Report>, CliError> {
-    ps::jobs(cluster, DEAD_MAX, |report| report.state == State::Dead).await
+    ps::jobs(cluster, DEAD_MAX, |state| state == State::Dead).await
 }
 
 async fn list(global: &Global, cluster: &Cluster) -> Result<Exit, CliError> {

@@ -56,7 +56,7 @@ impl StateName {
 /// Lists the jobs, the latest first.
 pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> {
     let cluster = Cluster::connect(global).await?;
-    let wanted = |job: &Report| args.state.is_none_or(|state| job.state == state.state());
+    let wanted = |state| args.state.is_none_or(|only| state == only.state());
     let jobs = jobs(&cluster, args.max, wanted).await?;
     if global.json {
         render::json(&jobs)?;
@@ -67,11 +67,11 @@ pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
-/// Jobs with an event and jobs that wait, those that are `wanted`, the latest first.
+/// Jobs with an event and jobs that wait, those in a state that is `wanted`, the latest first.
 pub(crate) async fn jobs(
     cluster: &Cluster,
     max: usize,
-    wanted: impl Fn(&Report) -> bool,
+    wanted: impl Fn(State) -> bool,
 ) -> Result<Vec<Report>, CliError> {
     let broker = &cluster.broker;
     let mut queued = Vec::new();
@@ -87,7 +87,7 @@ pub(crate) async fn jobs(
         Ok::<_, QueueError>(broker.event(job.job).await?.map_or(job, |stored| stored.report))
     });
     let queued: Vec<Report> = queued.buffer_unordered(EVENTS_AT_ONCE).try_collect().await?;
-    jobs.extend(queued.into_iter().filter(wanted));
+    jobs.extend(queued.into_iter().filter(|job| wanted(job.state)));
     jobs.sort_by_key(|job| std::cmp::Reverse(job.job));
     jobs.truncate(max);
     Ok(jobs)

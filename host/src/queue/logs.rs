@@ -118,8 +118,7 @@ impl LogReader {
         let mut lines = Vec::new();
         let mut from = 1;
         loop {
-            let at = direct::From::Sequence(from);
-            let batch = direct::batch(&broker.client, names::LOGS, &names::log(job), at).await?;
+            let batch = direct::batch(&broker.client, names::LOGS, &names::log(job), from, direct::BATCH).await?;
             let Some(last) = batch.last() else { return Ok(lines) };
             from = last.sequence + 1;
             lines.extend(batch.iter().flat_map(|message| parse(&message.payload)));

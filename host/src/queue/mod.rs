@@ -33,6 +33,8 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use serde::de::IgnoredAny;
+use serde_json::json;
 use time::OffsetDateTime;
 
 pub use events::{Event, EventReader, Head};
@@ -237,8 +239,18 @@ impl Broker {
             return tracing::debug!(%job, %error, "the messages of the job stay until their time");
         }
         if let Ok(Some(message)) = message_of(self, queue, job).await {
-            // A node may have it by now.
-            let _ = stream.delete_message(message.sequence).await;
+            self.remove(queue, message.sequence).await;
+        }
+    }
+
+    /// Takes one message out of a queue, where a node may have it by now. That somebody else was faster is no harm, and
+    /// of a job that has ended a message that stays is none either.
+    async fn remove(&self, queue: &str, sequence: u64) {
+        let subject = format!("STREAM.MSG.DELETE.{}", names::queue_stream(queue));
+        // Not erased: for that the server writes the whole file anew in which the message is, several megabytes.
+        let message = json!({ "seq": sequence, "no_erase": true });
+        if let Err(error) = self.jetstream.request::<_, _, IgnoredAny>(subject, &message).await {
+            tracing::debug!(queue, sequence, %error, "a message stays in its queue until a node takes it");
         }
     }
 

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     Broker, QueueError,
-    direct::{self, From, StoredMessage},
+    direct::{self, StoredMessage},
     names::{self, Lane},
 };
 use crate::{
@@ -50,7 +50,7 @@ fn messages(
     let batches = stream::try_unfold(1, move |from| {
         let (broker, stream_name, filter) = (broker.clone(), stream_name.clone(), filter.clone());
         async move {
-            let batch = direct::batch(&broker.client, &stream_name, &filter, From::Sequence(from)).await?;
+            let batch = direct::batch(&broker.client, &stream_name, &filter, from, direct::BATCH).await?;
             Ok(batch.last().map(|last| last.sequence + 1).map(|next| (batch, next)))
         }
     });
@@ -75,11 +75,7 @@ async fn end(
     };
     let end = store_end(broker, job, &message, dry_run).await?;
     if end != End::AtANode && !dry_run {
-        let unavailable = |reason: String| QueueError::Unavailable { what: format!("queue {queue}"), reason };
-        let stream = broker.jetstream.get_stream_no_info(names::queue_stream(queue)).await;
-        let stream = stream.map_err(|error| unavailable(error.to_string()))?;
-        // A node may have it by now; it finds that the job has ended.
-        let _ = stream.delete_message(message.sequence).await;
+        broker.remove(queue, message.sequence).await;
     }
     Ok((end == End::Now).then_some(Purged { lane }))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -19,6 +20,12 @@ use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
 /// How far a submitter's clock may be ahead of the server's.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
+/// By less than this, clocks that somebody sets differ.
+const CLOCKS_DIFFER: Duration = Duration::seconds(1);
+/// Messages of the first request of a search.
+const BATCH_FIRST: usize = 100;
+/// Every message.
+const ALL: Range<u64> = 1..u64::MAX;
 /// Between two requests of events that are listed.
 const LISTED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -36,25 +43,37 @@ pub async fn find_queued(broker: &Broker, job: JobId) -> Result<Option<Report>, 
 }
 
 /// The first message of a job in `queue` that could run.
+///
+/// An id says when it was made, and a job is submitted soon after that, so it is looked for there first; and then
+/// before, because its submitter's clock may be ahead of the server's.
 pub(super) async fn message_of(broker: &Broker, queue: &str, job: JobId) -> Result<Option<StoredMessage>, QueueError> {
-    let from = job.submitted().and_then(|time| timestamp(time.saturating_sub(CLOCK_SKEW)));
-    let first = from.map_or(From::Sequence(1), From::Time);
+    let (stream, filter) = (names::queue_stream(queue), names::queue_all(queue));
+    let at_or_after = async |before: Duration| {
+        let time = job.submitted().and_then(|submitted| timestamp(submitted.saturating_sub(before)));
+        let first = direct::first(&broker.client, &stream, &filter, time.map_or(From::Sequence(1), From::Time)).await?;
+        Ok::<_, QueueError>(first.map_or(u64::MAX, |message| message.sequence))
+    };
+    let likely = at_or_after(CLOCKS_DIFFER).await?;
     let mut wanted = |message: &StoredMessage| job_of(message) == Some(job);
-    Ok(scan(broker, queue, &names::queue_all(queue), first, 1, &mut wanted).await?.pop())
+    if let Some(message) = scan(broker, queue, &filter, likely..u64::MAX, 1, &mut wanted).await?.pop() {
+        return Ok(Some(message));
+    }
+    let earliest = at_or_after(CLOCK_SKEW).await?;
+    Ok(scan(broker, queue, &filter, earliest..likely, 1, &mut wanted).await?.pop())
 }
 
 /// The job that waits for a time in `queue`.
 async fn find_waiting(broker: &Broker, queue: &str, job: JobId) -> Result<Option<Report>, QueueError> {
     let of_job = names::waiting_of(queue, job);
-    let found = scan(broker, queue, &of_job, From::Sequence(1), 1, &mut |_| true).await?;
+    let found = scan(broker, queue, &of_job, ALL, 1, &mut |_| true).await?;
     Ok(found.first().map(|message| waiting(&message.payload, job)))
 }
 
 /// Jobs in `queue`, the oldest first: those that wait, those that a node has, and those that wait for a time.
 pub async fn list_queued(broker: &Broker, queue: &str, max: usize) -> Result<Vec<Report>, QueueError> {
-    let found = scan(broker, queue, &names::queue_all(queue), From::Sequence(1), max, &mut |_| true).await?;
+    let found = scan(broker, queue, &names::queue_all(queue), ALL, max, &mut |_| true).await?;
     let mut jobs: Vec<_> = found.iter().filter_map(|message| Some(queued(message, job_of(message)?))).collect();
-    let found = scan(broker, queue, &names::waiting_all(queue), From::Sequence(1), max, &mut |_| true).await?;
+    let found = scan(broker, queue, &names::waiting_all(queue), ALL, max, &mut |_| true).await?;
     jobs.extend(found.iter().filter_map(|message| Some(waiting(&message.payload, job_of(message)?))));
     Ok(jobs)
 }
@@ -69,26 +88,27 @@ async fn all_queues(broker: &Broker) -> Result<Vec<String>, QueueError> {
         .map_err(|error| QueueError::Unavailable { what: "the queues".into(), reason: error.to_string() })
 }
 
+/// Messages that are `wanted` among those with a sequence in `range`, up to `max`. The batches grow: often the first few
+/// are enough.
 async fn scan(
     broker: &Broker,
     queue: &str,
     filter: &str,
-    mut from: From,
+    mut range: Range<u64>,
     max: usize,
     wanted: &mut impl FnMut(&StoredMessage) -> bool,
 ) -> Result<Vec<StoredMessage>, QueueError> {
     let stream = names::queue_stream(queue);
-    let mut found = Vec::new();
-    loop {
-        let batch = direct::batch(&broker.client, &stream, filter, from).await?;
-        let Some(last) = batch.last() else { return Ok(found) };
-        from = From::Sequence(last.sequence + 1);
-        found.extend(batch.into_iter().filter(&mut *wanted));
-        if found.len() >= max {
-            found.truncate(max);
-            return Ok(found);
-        }
+    let (mut found, mut size) = (Vec::new(), BATCH_FIRST);
+    while !range.is_empty() && found.len() < max {
+        let batch = direct::batch(&broker.client, &stream, filter, range.start, size).await?;
+        let Some(last) = batch.last() else { break };
+        range.start = last.sequence + 1;
+        size = direct::BATCH.min(size * 4);
+        found.extend(batch.into_iter().filter(|message| message.sequence < range.end && wanted(message)));
     }
+    found.truncate(max);
+    Ok(found)
 }
 
 fn queued(message: &StoredMessage, job: JobId) -> Report {
@@ -101,11 +121,11 @@ fn waiting(payload: &[u8], job: JobId) -> Report {
     Report { spec, state: State::Waiting, ..Report::queued(job) }
 }
 
-/// The jobs that are `wanted` whose events changed last, newest first.
+/// The jobs in a state that is `wanted` whose events changed last, newest first.
 pub async fn list_events(
     broker: &Broker,
     max: usize,
-    wanted: impl Fn(&Report) -> bool,
+    wanted: impl Fn(State) -> bool,
 ) -> Result<Vec<Report>, QueueError> {
     let unavailable = |reason: String| QueueError::Unavailable { what: "the events".into(), reason };
     let stream = broker.jetstream.get_stream(names::EVENTS).await.map_err(|error| unavailable(error.to_string()))?;
@@ -124,12 +144,12 @@ pub async fn list_events(
     }
 }
 
-/// Of the events from `start` on, the last `max` that are `wanted`, oldest first.
+/// Of the events from `start` on, the last `max` with a state that is `wanted`, oldest first.
 async fn latest_events(
     broker: &Broker,
     start: u64,
     max: usize,
-    wanted: impl Fn(&Report) -> bool,
+    wanted: impl Fn(State) -> bool,
 ) -> Result<VecDeque<Report>, QueueError> {
     let mut reader = EventReader::new(start, LISTED_WITHIN);
     let mut reports = VecDeque::new();
@@ -138,7 +158,8 @@ async fn latest_events(
         if batch.is_empty() {
             return Ok(reports);
         }
-        reports.extend(batch.iter().filter_map(|event| Some(event.stored()?.report)).filter(&wanted));
+        let found = batch.iter().filter(|event| event.head().is_some_and(|head| wanted(head.state)));
+        reports.extend(found.filter_map(|event| Some(event.stored()?.report)));
         reports.drain(..reports.len().saturating_sub(max));
     }
 }
@@ -169,7 +190,7 @@ pub async fn jobs_in_queue(broker: &Broker, queue: &str, max: u64) -> Result<Opt
             jobs.extend(job_of(message));
             false
         };
-        scan(broker, queue, &filter, From::Sequence(1), usize::MAX, &mut note).await?;
+        scan(broker, queue, &filter, ALL, usize::MAX, &mut note).await?;
     }
     Ok(Some(jobs))
 }
