@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     lifecycle,
-    queue::{Event, EventReader, Head, QueueError, Stored, has_message, jobs_in_queue},
+    queue::{Event, EventBatch, EventReader, Head, QueueError, Stored, has_message, jobs_in_queue},
     wire::{JobId, Report, State},
     worker::Worker,
 };
@@ -27,7 +27,7 @@ use crate::{
 const EVENTS_MAX: usize = 10_000;
 /// Jobs that are kept in mind. While there are so many, no more events are read.
 const OPEN_MAX: usize = 100_000;
-/// Looks that may fail before the server forgets where the node reads.
+/// Looks that may come late, or read nothing, before the server forgets where the node reads.
 const LOOKS_MISSED: u32 = 3;
 /// A queue with more messages is not searched: it moves, and what is in it is looked for later.
 const SEARCHED_MAX: u64 = 50_000;
@@ -93,13 +93,11 @@ impl Reconciler {
         }
         let mut read = 0;
         while read < EVENTS_MAX {
-            let events = self.events.batch(&self.worker.broker).await?;
-            if events.is_empty() {
-                break;
-            }
+            let EventBatch { events, is_last } = self.events.batch(&self.worker.broker).await?;
             read += events.len();
-            for event in events {
-                self.note(&event);
+            events.iter().for_each(|event| self.note(event));
+            if is_last {
+                break;
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ use tokio::{
     task::yield_now,
 };
 
-/// Is given the runtime of its thread, or why not even one thread could be started.
+/// Is given the runtime of its thread, or why no thread could be started for it.
 type Task = Box<dyn FnOnce(io::Result<&Runtime>) + Send>;
 
 /// Turns that tasks are given to end. Each is enough for 61 of them; an attempt has about a hundred.
@@ -59,8 +59,6 @@ struct QueueState {
     idle: Vec<Thread>,
     /// How many were woken or started and have not looked yet.
     coming: usize,
-    /// The last one that was to be started could not be.
-    short: bool,
     closed: bool,
 }
 
@@ -149,13 +147,6 @@ impl Queue {
             Ok(thread) => {
                 state.coming += 1;
                 state.threads.push(thread);
-                state.short = false;
-            }
-            // It is tried again with every task that comes.
-            Err(error) if number > 0 => {
-                if !mem::replace(&mut state.short, true) {
-                    tracing::warn!(%error, threads = number, "no more guest threads can be started; jobs wait for these");
-                }
             }
             Err(error) => {
                 let task = state.tasks.pop_back();

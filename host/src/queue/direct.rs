@@ -11,8 +11,10 @@ use tokio::time::timeout;
 use super::QueueError;
 
 /// Messages of one request at most. Each request of several has the server count all messages that are left, so few
-/// are better; that they are not too large for us, the server sees to.
+/// are better.
 pub(super) const BATCH: usize = 2_000;
+/// Bytes of one request, or one message: all may come at once, and the connection has other things to do as well.
+const BATCH_BYTES: usize = 8 << 20;
 /// How long the server may take for the next message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,40 +42,52 @@ pub(super) async fn first(
     from: From,
 ) -> Result<Option<StoredMessage>, QueueError> {
     let mut replies = ask(client, stream, request(filter, from)).await?;
-    next(&mut replies, stream).await
+    match next(&mut replies, stream).await? {
+        Next::Message(message) => Ok(Some(message)),
+        Next::End { .. } => Ok(None),
+    }
+}
+
+/// Messages that came together.
+pub(super) struct Batch {
+    /// The oldest first.
+    pub(super) messages: Vec<StoredMessage>,
+    /// Whether there were no more then.
+    pub(super) is_last: bool,
 }
 
 /// The last message of each subject of `stream` that matches `filter`.
 pub(super) async fn all(client: &Client, stream: &str, filter: &str) -> Result<Vec<StoredMessage>, QueueError> {
-    let (mut next, mut all) = (1, Vec::new());
+    let mut all: Vec<StoredMessage> = Vec::new();
     loop {
-        let batch = batch(client, stream, filter, next, BATCH).await?;
-        let Some(last) = batch.last() else { return Ok(all) };
-        next = last.sequence + 1;
-        let complete = batch.len() < BATCH;
-        all.extend(batch);
-        if complete {
+        let start = all.last().map_or(1, |last| last.sequence + 1);
+        let Batch { messages, is_last } = batch(client, stream, filter, start, BATCH).await?;
+        all.extend(messages);
+        if is_last {
             return Ok(all);
         }
     }
 }
 
-/// Messages of `stream` on subjects that match `filter`, up to so many from a sequence on, oldest first.
+/// Messages of `stream` on subjects that match `filter`, up to so many from a sequence on.
 pub(super) async fn batch(
     client: &Client,
     stream: &str,
     filter: &str,
     start: u64,
     max: usize,
-) -> Result<Vec<StoredMessage>, QueueError> {
+) -> Result<Batch, QueueError> {
     let mut request = request(filter, From::Sequence(start));
     request["batch"] = max.into();
+    request["max_bytes"] = BATCH_BYTES.into();
     let mut replies = ask(client, stream, request).await?;
     let mut messages = Vec::new();
-    while let Some(message) = next(&mut replies, stream).await? {
-        messages.push(message);
+    loop {
+        match next(&mut replies, stream).await? {
+            Next::Message(message) => messages.push(message),
+            Next::End { left } => return Ok(Batch { is_last: left == 0 || messages.is_empty(), messages }),
+        }
     }
-    Ok(messages)
 }
 
 fn request(filter: &str, from: From) -> Value {
@@ -92,17 +106,31 @@ async fn ask(client: &Client, stream: &str, request: Value) -> Result<Subscriber
     Ok(replies)
 }
 
-/// The next message of an answer, or nothing at its end.
-async fn next(replies: &mut Subscriber, stream: &str) -> Result<Option<StoredMessage>, QueueError> {
+/// A part of an answer.
+enum Next {
+    Message(StoredMessage),
+    /// There are no more messages, or so many that were not asked for.
+    End {
+        left: u64,
+    },
+}
+
+async fn next(replies: &mut Subscriber, stream: &str) -> Result<Next, QueueError> {
     let Ok(Some(reply)) = timeout(PATIENCE, replies.next()).await else {
         return Err(unavailable(stream, "no answer in time".into()));
     };
     match reply.status.map(|status| status.as_u16()) {
-        // The end of the batch, or nothing there.
-        Some(204 | 404) => Ok(None),
+        Some(204 | 404) => Ok(Next::End { left: left(&reply).unwrap_or(0) }),
         Some(code) => Err(unavailable(stream, format!("status {code}"))),
-        None => stored(reply).map(Some).ok_or_else(|| unavailable(stream, "a message without a sequence".into())),
+        None => {
+            stored(reply).map(Next::Message).ok_or_else(|| unavailable(stream, "a message without a sequence".into()))
+        }
     }
+}
+
+/// How many messages come after those of a batch.
+fn left(end: &async_nats::Message) -> Option<u64> {
+    end.headers.as_ref()?.get("Nats-Num-Pending")?.as_str().parse().ok()
 }
 
 fn unavailable(stream: &str, reason: String) -> QueueError {

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use super::{Broker, QueueError, Stored, names};
 use crate::wire::{JobId, Report, State};
 
-/// Events of one request.
-const BATCH: usize = 500;
+/// Events of one request. The largest have some hundred kilobytes, and all of a request may come at once.
+const BATCH: usize = 100;
 /// How long the server may take for the next event.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,37 +50,68 @@ impl Event {
     }
 }
 
+/// Events that came together.
+pub struct EventBatch {
+    /// The oldest first.
+    pub events: Vec<Event>,
+    /// Whether there were no more then.
+    pub is_last: bool,
+}
+
 /// One who reads the events, and where.
 pub struct EventReader {
     /// The first event that was not read.
     next: u64,
-    /// The server forgets a reader that does not read for so long; then it begins anew where it was.
     kept: Duration,
     consumer: Option<PullConsumer>,
+    /// How many events came from this consumer.
+    delivered: u64,
 }
 
 impl EventReader {
-    /// Begins at this sequence, and reads at least this often.
+    /// Begins at this sequence. `kept` is how long it may rest between two batches; after that the server has
+    /// forgotten it, which is an error of the next one.
     pub fn new(start: u64, kept: Duration) -> Self {
-        EventReader { next: start.max(1), kept, consumer: None }
+        EventReader { next: start.max(1), kept, consumer: None, delivered: 0 }
     }
 
-    /// Some hundred events, or those that are left; none if all are read. After an error, the next call goes on where
-    /// this one was.
-    pub async fn batch(&mut self, broker: &Broker) -> Result<Vec<Event>, QueueError> {
+    /// The next events. After an error, the next call goes on where this one began.
+    pub async fn batch(&mut self, broker: &Broker) -> Result<EventBatch, QueueError> {
         let consumer = match self.consumer.take() {
             Some(consumer) => consumer,
-            None => self.make_consumer(broker).await?,
+            None => self.begin(broker).await?,
         };
         let requested = consumer.fetch().max_messages(BATCH).messages().await;
         let mut messages = requested.map_err(|error| unavailable(&error))?;
         let mut events = Vec::new();
         while let Some(message) = timeout(PATIENCE, messages.next()).await.map_err(|error| unavailable(&error))? {
-            events.extend(event(message.map_err(|error| unavailable(&error))?));
+            events.push(self.event(message.map_err(|error| unavailable(&error))?)?);
         }
         self.next = events.last().map_or(self.next, |last| last.sequence + 1);
         self.consumer = Some(consumer);
-        Ok(events)
+        Ok(EventBatch { is_last: events.len() < BATCH, events })
+    }
+
+    /// Refuses an event if one before it was lost on the way, as when the connection breaks.
+    fn event(&mut self, message: Message) -> Result<Event, QueueError> {
+        let info = message.info().map_err(|error| unavailable(&error))?;
+        let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
+        self.delivered += 1;
+        if number != self.delivered {
+            return Err(unavailable(&format!("number {number} came as number {}", self.delivered)));
+        }
+        Ok(Event { sequence, payload: message.message.payload })
+    }
+
+    async fn begin(&mut self, broker: &Broker) -> Result<PullConsumer, QueueError> {
+        let consumer = self.make_consumer(broker).await?;
+        self.delivered = 0;
+        if consumer.cached_info().delivered.stream_sequence + 1 >= self.next {
+            return Ok(consumer);
+        }
+        // The server has fewer events than it had: it lost what was not on its disk, and new ones have those numbers.
+        self.next = 1;
+        self.make_consumer(broker).await
     }
 
     async fn make_consumer(&self, broker: &Broker) -> Result<PullConsumer, QueueError> {
@@ -95,11 +126,6 @@ impl EventReader {
         let stream = broker.jetstream.get_stream_no_info(names::EVENTS).await.map_err(|error| unavailable(&error))?;
         stream.create_consumer(config).await.map_err(|error| unavailable(&error))
     }
-}
-
-fn event(message: Message) -> Option<Event> {
-    let sequence = message.info().ok()?.stream_sequence;
-    Some(Event { sequence, payload: message.message.payload })
 }
 
 fn unavailable(reason: &dyn std::fmt::Display) -> QueueError {

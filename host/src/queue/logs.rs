@@ -15,7 +15,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use wasmjob_runtime::{LogSink, LogStream};
 
-use super::{Broker, QueueError, direct, names};
+use super::{
+    Broker, QueueError,
+    direct::{self, Batch},
+    names,
+};
 use crate::wire::JobId;
 
 /// Pieces that may wait to be published; beyond them a job's log has gaps, which are counted.
@@ -118,10 +122,14 @@ impl LogReader {
         let mut lines = Vec::new();
         let mut from = 1;
         loop {
-            let batch = direct::batch(&broker.client, names::LOGS, &names::log(job), from, direct::BATCH).await?;
-            let Some(last) = batch.last() else { return Ok(lines) };
-            from = last.sequence + 1;
-            lines.extend(batch.iter().flat_map(|message| parse(&message.payload)));
+            let log = names::log(job);
+            let Batch { messages, is_last } =
+                direct::batch(&broker.client, names::LOGS, &log, from, direct::BATCH).await?;
+            from = messages.last().map_or(from, |last| last.sequence + 1);
+            lines.extend(messages.iter().flat_map(|message| parse(&message.payload)));
+            if is_last {
+                return Ok(lines);
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use async_nats::{
         context::{PublishError, PublishErrorKind},
         kv::{Operation, Store},
         message::PublishMessage,
+        response::Response,
         stream::DirectGetErrorKind,
     },
 };
@@ -37,7 +38,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use time::OffsetDateTime;
 
-pub use events::{Event, EventReader, Head};
+pub use events::{Event, EventBatch, EventReader, Head};
 pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
@@ -249,8 +250,14 @@ impl Broker {
         let subject = format!("STREAM.MSG.DELETE.{}", names::queue_stream(queue));
         // Not erased: for that the server writes the whole file anew in which the message is, several megabytes.
         let message = json!({ "seq": sequence, "no_erase": true });
-        if let Err(error) = self.jetstream.request::<_, _, IgnoredAny>(subject, &message).await {
-            tracing::debug!(queue, sequence, %error, "a message stays in its queue until a node takes it");
+        let removed = self.jetstream.request::<_, _, Response<IgnoredAny>>(subject, &message).await;
+        if !matches!(removed, Ok(Response::Ok(_))) {
+            tracing::debug!(
+                queue,
+                sequence,
+                ?removed,
+                "a message was gone, or stays in its queue until a node takes it"
+            );
         }
     }
 

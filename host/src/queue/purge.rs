@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     Broker, QueueError,
-    direct::{self, StoredMessage},
+    direct::{self, Batch, StoredMessage},
     names::{self, Lane},
 };
 use crate::{
@@ -47,11 +47,14 @@ fn messages(
     stream_name: String,
     filter: String,
 ) -> impl Stream<Item = Result<StoredMessage, QueueError>> {
-    let batches = stream::try_unfold(1, move |from| {
+    let batches = stream::try_unfold(Some(1), move |start: Option<u64>| {
         let (broker, stream_name, filter) = (broker.clone(), stream_name.clone(), filter.clone());
         async move {
-            let batch = direct::batch(&broker.client, &stream_name, &filter, from, direct::BATCH).await?;
-            Ok(batch.last().map(|last| last.sequence + 1).map(|next| (batch, next)))
+            let Some(start) = start else { return Ok(None) };
+            let Batch { messages, is_last } =
+                direct::batch(&broker.client, &stream_name, &filter, start, direct::BATCH).await?;
+            let next = messages.last().map(|last| last.sequence + 1).filter(|_| !is_last);
+            Ok(Some((messages, next)))
         }
     });
     batches.flat_map(|batch| match batch {

@@ -1,7 +1,7 @@
 //! Finds jobs: those with an event by their event, those without in their queue.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
     sync::Arc,
 };
@@ -12,15 +12,15 @@ use time::Duration;
 
 use super::{
     Broker, QueueError,
-    direct::{self, From, StoredMessage},
-    events::EventReader,
+    direct::{self, Batch, From, StoredMessage},
+    events::{EventBatch, EventReader, Head},
     names, setup,
 };
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
 
 /// How far a submitter's clock may be ahead of the server's.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
-/// By less than this, clocks that somebody sets differ.
+/// Clocks that are kept in step differ by less.
 const CLOCKS_DIFFER: Duration = Duration::seconds(1);
 /// Messages of the first request of a search.
 const BATCH_FIRST: usize = 100;
@@ -101,11 +101,10 @@ async fn scan(
     let stream = names::queue_stream(queue);
     let (mut found, mut size) = (Vec::new(), BATCH_FIRST);
     while !range.is_empty() && found.len() < max {
-        let batch = direct::batch(&broker.client, &stream, filter, range.start, size).await?;
-        let Some(last) = batch.last() else { break };
-        range.start = last.sequence + 1;
+        let Batch { messages, is_last } = direct::batch(&broker.client, &stream, filter, range.start, size).await?;
+        range.start = if is_last { range.end } else { messages.last().map_or(range.end, |last| last.sequence + 1) };
         size = direct::BATCH.min(size * 4);
-        found.extend(batch.into_iter().filter(|message| message.sequence < range.end && wanted(message)));
+        found.extend(messages.into_iter().filter(|message| message.sequence < range.end && wanted(message)));
     }
     found.truncate(max);
     Ok(found)
@@ -138,29 +137,39 @@ pub async fn list_events(
         let start = last.saturating_sub(back).max(first);
         let reports = latest_events(broker, start, max, &wanted).await?;
         if reports.len() >= max || start <= first {
-            return Ok(reports.into_iter().rev().collect());
+            return Ok(reports.into_values().rev().collect());
         }
         back = back.saturating_mul(4);
     }
 }
 
-/// Of the events from `start` on, the last `max` with a state that is `wanted`, oldest first.
+/// Of the jobs with an event at `start` or after, the `max` with a state that is `wanted` whose events came last, by
+/// their events' sequence.
 async fn latest_events(
     broker: &Broker,
     start: u64,
     max: usize,
     wanted: impl Fn(State) -> bool,
-) -> Result<VecDeque<Report>, QueueError> {
+) -> Result<BTreeMap<u64, Report>, QueueError> {
     let mut reader = EventReader::new(start, LISTED_WITHIN);
-    let mut reports = VecDeque::new();
+    let (mut reports, mut listed) = (BTreeMap::new(), HashMap::new());
     loop {
-        let batch = reader.batch(broker).await?;
-        if batch.is_empty() {
+        let EventBatch { events, is_last } = reader.batch(broker).await?;
+        for event in events {
+            let Some(Head { job, state }) = event.head() else { continue };
+            // Its next event came while these were read.
+            listed.remove(&job).and_then(|before| reports.remove(&before));
+            if let Some(stored) = wanted(state).then(|| event.stored()).flatten() {
+                listed.insert(job, stored.sequence);
+                reports.insert(stored.sequence, stored.report);
+            }
+        }
+        while reports.len() > max {
+            listed.remove(&reports.pop_first().expect("there are more than none").1.job);
+        }
+        if is_last {
             return Ok(reports);
         }
-        let found = batch.iter().filter(|event| event.head().is_some_and(|head| wanted(head.state)));
-        reports.extend(found.filter_map(|event| Some(event.stored()?.report)));
-        reports.drain(..reports.len().saturating_sub(max));
     }
 }
 

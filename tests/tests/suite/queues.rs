@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use serde_json::Value;
 use time::OffsetDateTime;
+use tokio::time::timeout;
 use wasmjob_host::{queue::names, wire::timestamp};
 use wasmjob_tests::{Cluster, guest, until};
+
+/// So long a message may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn row(cluster: &Cluster, queue: &str) -> Value {
     let rows = cluster.json(&["queue", "ls"]);
@@ -207,7 +211,7 @@ async fn a_queue_that_runs_empty_keeps_its_file_and_one_message_that_is_no_job()
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), alone).await.expect("the anchor stays, alone")
+        timeout(PATIENCE, alone).await.expect("the anchor stays, alone")
     };
     let first = anchored(2).await;
     let files = stream_files(&cluster, "default");
@@ -239,7 +243,7 @@ async fn an_acknowledgement_asks_for_the_next_job_while_as_many_wait_as_there_ar
         waiting.finish().succeeded();
         let (mut ended, mut asking) = (0, 0);
         while ended < count {
-            let ack = acks.next().await.unwrap();
+            let ack = timeout(PATIENCE, acks.next()).await.expect("every job is acknowledged").unwrap();
             ended += usize::from(ack.payload.is_empty() || ack.payload.starts_with(b"+ACK"));
             ended += usize::from(ack.payload.starts_with(b"+NXT"));
             asking += usize::from(ack.payload.starts_with(b"+NXT"));
@@ -248,4 +252,26 @@ async fn an_acknowledgement_asks_for_the_next_job_while_as_many_wait_as_there_ar
     };
     assert_eq!(asking(75).await, 0);
     assert!(asking(400).await > 0);
+}
+
+/// For each message that it erases, the server writes a file of several megabytes anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_taken_out_of_a_queue_is_not_erased() {
+    let cluster = Cluster::up();
+    let broker = cluster.connect().await;
+    let mut taken_out = broker.client.subscribe("$JS.API.STREAM.MSG.DELETE.*").await.unwrap();
+    broker.client.flush().await.unwrap();
+    cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
+    let guest = cluster.guest(&guest::exits(0));
+    let cancelled = cluster.submit(&[&guest]);
+    cluster.submit(&[&guest]);
+    until("both wait", || (row(&cluster, "default")["waiting"] == 2).then_some(()));
+    cluster.wasmjob(&["cancel", &cancelled]).succeeded();
+    cluster.wasmjob(&["queue", "purge", "default"]).succeeded();
+    for _ in 0..2 {
+        let request = timeout(PATIENCE, taken_out.next()).await.expect("both are taken out").unwrap();
+        let request: Value = serde_json::from_slice(&request.payload).unwrap();
+        assert_eq!(request["no_erase"], true, "{request}");
+    }
+    assert_eq!(row(&cluster, "default")["waiting"], 0);
 }
