@@ -69,18 +69,24 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Begins at this sequence. `kept` is how long it may rest between two batches; after that the server has
-    /// forgotten it, which is an error of the next one.
+    /// Begins at this sequence. The server keeps it in mind for so long between two batches.
     pub fn new(start: u64, kept: Duration) -> Self {
         EventReader { next: start.max(1), kept, consumer: None, delivered: 0 }
     }
 
     /// The next events. After an error, the next call goes on where this one began.
     pub async fn batch(&mut self, broker: &Broker) -> Result<EventBatch, QueueError> {
-        let consumer = match self.consumer.take() {
-            Some(consumer) => consumer,
-            None => self.begin(broker).await?,
-        };
+        if let Some(consumer) = self.consumer.take() {
+            match self.read(consumer).await {
+                Ok(batch) => return Ok(batch),
+                Err(error) => tracing::debug!(%error, next = self.next, "reading the events begins anew"),
+            }
+        }
+        let consumer = self.begin(broker).await?;
+        self.read(consumer).await
+    }
+
+    async fn read(&mut self, consumer: PullConsumer) -> Result<EventBatch, QueueError> {
         let requested = consumer.fetch().max_messages(BATCH).messages().await;
         let mut messages = requested.map_err(|error| unavailable(&error))?;
         let mut events = Vec::new();
@@ -104,17 +110,12 @@ impl EventReader {
     }
 
     async fn begin(&mut self, broker: &Broker) -> Result<PullConsumer, QueueError> {
-        let consumer = self.make_consumer(broker).await?;
-        self.delivered = 0;
-        if consumer.cached_info().delivered.stream_sequence + 1 >= self.next {
-            return Ok(consumer);
+        let stream = broker.jetstream.get_stream(names::EVENTS).await.map_err(|error| unavailable(&error))?;
+        // The server lost what was not on its disk, and gives those numbers to others.
+        if self.next > stream.cached_info().state.last_sequence + 1 {
+            self.next = 1;
         }
-        // The server has fewer events than it had: it lost what was not on its disk, and new ones have those numbers.
-        self.next = 1;
-        self.make_consumer(broker).await
-    }
-
-    async fn make_consumer(&self, broker: &Broker) -> Result<PullConsumer, QueueError> {
+        self.delivered = 0;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.next },
             ack_policy: AckPolicy::None,
@@ -123,7 +124,6 @@ impl EventReader {
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let stream = broker.jetstream.get_stream_no_info(names::EVENTS).await.map_err(|error| unavailable(&error))?;
         stream.create_consumer(config).await.map_err(|error| unavailable(&error))
     }
 }

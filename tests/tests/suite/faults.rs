@@ -138,10 +138,16 @@ async fn jobs_whose_messages_disappeared_are_found_and_ended() {
     });
     assert_eq!(attempts[0]["outcome"]["kind"], "lost", "{attempts}");
     assert_eq!(cluster.metric("n1", r#"wasmjob_reconciled_total{kind="job"}"#), 2.0);
-    // The server forgets how far this node has read the events.
-    forget_readers(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_goes_on_reading_events_when_the_server_forgot_how_far_it_was() {
+    let cluster = Cluster::up();
+    let broker = cluster.connect().await;
+    let guest = cluster.guest(&guest::exits(7));
     let retrying = cluster.submit(&["--retries", "1", "--backoff", "2s", "--backoff-max", "2s", &guest]);
     cluster.until_state(&retrying, "retrying");
+    forget_readers(&broker).await;
     broker.jetstream.get_stream(names::queue_stream("default")).await.unwrap().purge().await.unwrap();
     assert_eq!(cluster.until_state(&retrying, "dead")["attempt"], 2);
 }
