@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     full: bool,
     /// Jobs the node runs at the same time
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slots: u32,
 }
 
