@@ -61,13 +61,17 @@ async fn look(
         now.retain(|lane| *lane == Lane::usual() || waiting.contains(lane));
     }
     for lane in waiting {
-        if now.len() >= LANES_MAX || now.contains(&lane) || !class::is_met(&lane.class, &labels) {
-            continue;
+        if now.len() < LANES_MAX && class::is_met(&lane.class, &labels) {
+            now.insert(lane);
         }
-        match ensure_lane(jetstream, queue, &lane, lease).await {
-            Ok(_) => drop(now.insert(lane)),
+    }
+    // Those that are known as well: the server removes a consumer that nobody asked for long, as in a queue that is
+    // paused, and a slot that asks all the same gets nothing at all.
+    for lane in now.clone() {
+        if let Err(error) = ensure_lane(jetstream, queue, &lane, lease).await {
             // The others are not to wait for this one.
-            Err(error) => tracing::warn!(%error, queue, ?lane, "jobs of this lane cannot be taken"),
+            tracing::warn!(%error, queue, ?lane, "jobs of this lane cannot be taken");
+            now.retain(|there| *there != lane || known.contains(&lane));
         }
     }
     Ok(now)

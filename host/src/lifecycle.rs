@@ -96,7 +96,7 @@ pub fn on_delivery(
     match report.state {
         // The attempt that the event speaks of has ended without a word, or the message would not be here.
         // A redelivery without an event is an attempt that ended before it was announced.
-        State::Running => record(&mut report, Outcome::ended(OutcomeKind::Lost, "its node disappeared", true)),
+        State::Running => record_lost(&mut report),
         State::Retrying => record_last(&mut report),
         _ => {}
     }
@@ -143,6 +143,11 @@ fn expired(after: Span) -> Outcome {
 fn record(report: &mut Report, outcome: Outcome) {
     let record = report.as_record(outcome);
     report.attempts.push(record);
+}
+
+/// Moves an attempt that ended without a word into the history.
+fn record_lost(report: &mut Report) {
+    record(report, Outcome::ended(OutcomeKind::Lost, "its node disappeared", true));
 }
 
 /// Moves the end of the last attempt into the history.
@@ -302,16 +307,16 @@ pub enum Cancel {
     Wait,
 }
 
-/// Decides about a cancel, given the job's event or, without one, what is known of it.
-pub fn on_cancel(mut report: Report) -> Cancel {
+/// Decides about a cancel, given the job's event or, without one, what is known of it, and whether the node that it runs
+/// on is gone.
+pub fn on_cancel(mut report: Report, is_abandoned: bool) -> Cancel {
     match report.state {
-        state if state.is_terminal() => Cancel::TooLate(state),
-        State::Running => Cancel::Wait,
-        _ => {
-            record_last(&mut report);
-            Cancel::Finish(Box::new(ended(report, Outcome::cancelled(), State::Cancelled)))
-        }
+        state if state.is_terminal() => return Cancel::TooLate(state),
+        State::Running if !is_abandoned => return Cancel::Wait,
+        State::Running => record_lost(&mut report),
+        _ => record_last(&mut report),
     }
+    Cancel::Finish(Box::new(ended(report, Outcome::cancelled(), State::Cancelled)))
 }
 
 #[cfg(test)]
@@ -502,8 +507,14 @@ mod tests {
 
     #[test]
     fn a_cancel_finishes_what_waits_and_leaves_what_runs_to_its_node() {
-        assert!(matches!(on_cancel(queued()), Cancel::Finish(_)));
-        assert_eq!(on_cancel(Report { state: State::Running, ..queued() }), Cancel::Wait);
-        assert_eq!(on_cancel(Report { state: State::Dead, ..queued() }), Cancel::TooLate(State::Dead));
+        let running = Report { state: State::Running, attempt: 1, ..queued() };
+        assert!(matches!(on_cancel(queued(), false), Cancel::Finish(_)));
+        assert_eq!(on_cancel(running.clone(), false), Cancel::Wait);
+        for is_abandoned in [false, true] {
+            let dead = Report { state: State::Dead, ..queued() };
+            assert_eq!(on_cancel(dead, is_abandoned), Cancel::TooLate(State::Dead));
+        }
+        let Cancel::Finish(ended) = on_cancel(running, true) else { panic!("nobody has it") };
+        assert_eq!((ended.state, ended.attempts[0].outcome.kind), (State::Cancelled, OutcomeKind::Lost));
     }
 }

@@ -183,8 +183,8 @@ impl Node {
             let (known, lanes) = lanes::first();
             let supply = Supply::new(queue, *worked, lanes);
             watches.spawn(lanes::keep(worker.clone(), queue.clone(), *lease, known));
-            let (worker, queue, lease) = (worker.clone(), queue.clone(), *lease);
-            start_slots(&mut slots, *worked, move || worker.clone().work(queue.clone(), lease, supply.clone()));
+            let (worker, lease) = (worker.clone(), *lease);
+            start_slots(&mut slots, *worked, move || worker.clone().work(lease, supply.clone()));
         }
         self.readiness.send_modify(|ready| ready.pulling = true);
         let served = CancellationToken::new();

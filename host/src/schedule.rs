@@ -1,9 +1,9 @@
 //! Recurring jobs: when a schedule ticks, and what a tick does. Pure; `ticks` does the input and output.
 //!
 //! Each schedule has one message that waits in NATS for its next tick. Whoever receives it decides here
-//! what becomes of it, submits under an id made of the schedule and the tick's time, stores the next
-//! message and only then acknowledges: wherever that breaks off, the next one does it again, and the
-//! same id means the same job.
+//! what becomes of it, writes that into the history, submits under an id made of the schedule and the tick's
+//! time, stores the next message and only then acknowledges: wherever that breaks off, the next one goes on with
+//! what was decided, and the same id means the same job.
 
 mod calendar;
 
@@ -45,7 +45,7 @@ pub struct Schedule {
     /// Whether it ticks at all.
     #[serde(default)]
     pub paused: bool,
-    /// Ticks are after this: when it was made, or resumed.
+    /// Ticks are after this: when it was made or resumed, or for an interval its last tick before that.
     pub since: Timestamp,
     /// The job; its id and times are those of the tick.
     pub job: JobSpec,
@@ -88,22 +88,25 @@ pub enum Missed {
     /// Of all that were missed the last one is run.
     #[default]
     Last,
-    /// Each is run once, in order.
+    /// Each is run once, in order: when the one before it has ended.
     All,
 }
 
 /// What is known of a schedule's past. Kept as JSON under `state.NAME`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// The last ticks, the oldest first.
+    /// The last ticks, the oldest first, and the last one before that had a job if they have none.
     #[serde(default)]
     pub ticks: Vec<Ticked>,
+    /// When somebody was there again after ticks were missed that are to be made up for, if any ever were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Timestamp>,
 }
 
 /// What became of a tick.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ticked {
-    /// When it was due.
+    /// When it was due. Of ticks that were left out nobody tells but the one after them.
     pub due: Timestamp,
     /// How late it was handled.
     pub lag_ms: u64,
@@ -122,19 +125,30 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a tick does.
+/// What becomes of a tick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Its job is submitted.
+    Run,
+    /// The last job is cancelled, then its own is submitted.
+    Replace,
+    /// Nothing is submitted, for this reason.
+    Skip(&'static str),
+    /// It comes again: the last job has to end first.
+    Wait,
+}
+
+/// What is decided about a tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The tick whose job is submitted, if one is.
-    pub run: Option<Timestamp>,
-    /// Cancel the last job before.
-    pub replace: bool,
-    /// Why nothing is submitted.
-    pub skipped: Option<String>,
+    /// The tick that this is about. Those between the one that came and this one are left out.
+    pub tick: Timestamp,
+    /// What becomes of it.
+    pub action: Action,
     /// Ticks that were left out.
     pub missed: u64,
-    /// The next tick; `None` if there is none any more.
-    pub next: Option<Timestamp>,
+    /// The history's `back` from now on.
+    pub back: Option<Timestamp>,
 }
 
 impl Schedule {
@@ -146,32 +160,53 @@ impl Schedule {
         }
     }
 
-    /// Decides about the tick that was `due`, at `now`. `last` is the state of the job of the tick before.
-    pub fn on_tick(&self, due: Timestamp, now: Timestamp, last: Option<State>) -> Result<Decision, CalendarError> {
+    /// Decides about the tick that was `due`, at `now`. `history` is that of the ticks before, and `last` the state of
+    /// their last job.
+    pub fn on_tick(
+        &self,
+        due: Timestamp,
+        now: Timestamp,
+        history: &History,
+        last: Option<State>,
+    ) -> Result<Decision, CalendarError> {
         let calendar = self.calendar()?;
         // A clock that is behind the server's says that the tick has not come: it has.
         let now = now.max(due);
-        let following = calendar.after(due)?;
-        let (run, missed, next) = match self.missed {
-            Missed::All => (Some(due), 0, following),
-            Missed::Last | Missed::Skip => {
-                let (latest, passed) = calendar.last_until(due, now)?;
-                let late = now.duration_since(latest).unsigned_abs() > MISSED_AFTER;
-                let next = calendar.after(latest)?;
-                match self.missed {
-                    Missed::Skip if late => (None, passed + 1, next),
-                    _ => (Some(latest), passed, next),
-                }
-            }
+        let (tick, missed) = match self.missed {
+            Missed::All => (due, 0),
+            Missed::Last | Missed::Skip => calendar.last_until(due, now)?,
         };
-        let running = last.is_some_and(|state| !state.is_terminal());
-        let (run, replace, skipped) = match (run, self.overlap) {
-            (None, _) => (None, false, Some("nobody was there for it in time".to_owned())),
-            (Some(_), Overlap::Skip) if running => (None, false, Some("the job before it has not ended".to_owned())),
-            (Some(run), Overlap::Replace) => (Some(run), running, None),
-            (Some(run), _) => (Some(run), false, None),
+        let is_late = now.duration_since(tick).unsigned_abs() > MISSED_AFTER;
+        let back = match self.missed {
+            Missed::All => history.back(tick, now, is_late || calendar.after(tick)?.is_some_and(|next| next <= now)),
+            Missed::Last | Missed::Skip => None,
         };
-        Ok(Decision { run, replace, skipped, missed, next })
+        let runs = last.is_some_and(|state| !state.is_terminal());
+        let is_made_up_for = back.is_some_and(|back| tick <= back);
+        let action = match (self.missed, self.overlap) {
+            (Missed::Skip, _) if is_late => Action::Skip("nobody was there for it in time"),
+            (Missed::All, overlap) if runs && (is_made_up_for || overlap == Overlap::Queue) => Action::Wait,
+            (_, Overlap::Skip) if runs => Action::Skip("the job before it has not ended"),
+            (_, Overlap::Replace) if runs => Action::Replace,
+            _ => Action::Run,
+        };
+        Ok(Decision { tick, action, missed, back })
+    }
+
+    /// The tick after `last`, which was the last one there was.
+    pub fn next(&self, last: Option<&Ticked>) -> Option<Timestamp> {
+        let after = last.map_or(self.since, |last| last.due.max(self.since));
+        self.calendar().ok()?.after(after).ok()?
+    }
+
+    /// Itself, paused or going on from `now`.
+    pub fn paused(self, paused: bool, now: Timestamp) -> Result<Self, CalendarError> {
+        let since = match &self.when {
+            // An interval goes on as it was counted.
+            When::EveryMs(_) => self.calendar()?.last_until(self.since, now.max(self.since))?.0,
+            When::Cron { .. } => now,
+        };
+        Ok(Schedule { paused, since, ..self })
     }
 
     /// The job of a tick.
@@ -199,12 +234,35 @@ impl History {
         self.ticks.iter().rev().find_map(|tick| tick.job)
     }
 
-    /// Adds a tick, or what was said of it before by somebody who then died.
+    /// Adds a tick, or what is known of it now.
     pub fn add(&mut self, ticked: Ticked) {
         self.ticks.retain(|known| known.due != ticked.due);
         self.ticks.push(ticked);
-        let excess = self.ticks.len().saturating_sub(HISTORY_MAX);
-        self.ticks.drain(..excess);
+        while self.ticks.len() > HISTORY_MAX {
+            // By the last job there was it is seen whether the next one may run.
+            let last = self.ticks.iter().rposition(|tick| tick.job.is_some());
+            self.ticks.remove(usize::from(last == Some(0)));
+        }
+    }
+
+    /// What was decided about the tick that was `due`, if that was: by somebody who then died, before or after the
+    /// job was submitted.
+    pub fn decided(&self, due: Timestamp) -> Option<&Ticked> {
+        self.ticks.last().filter(|known| known.due >= due)
+    }
+
+    /// When somebody was there again, as known after a tick that was `due`. One that is late because those before it
+    /// had to wait was not missed.
+    fn back(&self, due: Timestamp, now: Timestamp, is_late: bool) -> Option<Timestamp> {
+        let is_known = self.back.is_some_and(|back| due <= back);
+        let was_held_up = self.ticks.last().is_some_and(|before| due <= before.handled());
+        if is_late && !is_known && !was_held_up { Some(now) } else { self.back }
+    }
+}
+
+impl Ticked {
+    fn handled(&self) -> Timestamp {
+        self.due.checked_add(Duration::from_millis(self.lag_ms)).unwrap_or(Timestamp::MAX)
     }
 }
 

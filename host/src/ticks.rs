@@ -3,14 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
+use async_nats::jetstream::{AckKind, consumer::PullConsumer};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     queue::{Broker, QueueError, Tick, find_queued, names},
-    schedule::{Decision, Schedule, Ticked},
+    schedule::{Action, Decision, History, Schedule, Ticked},
     wire::{JobId, JobSpec, State},
     worker::Worker,
 };
@@ -19,6 +19,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Wait before the ticks are asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// When it is looked whether the job has ended that a tick waits for: so long after the first look, and each time as much
+/// later again, up to the second.
+const LOOK_AT_LAST_JOB: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Handles ticks until the node drains.
 pub async fn keep(worker: Arc<Worker>) {
@@ -60,81 +63,115 @@ async fn take(broker: &Broker) -> Result<(), QueueError> {
     let mut messages = messages.map_err(|error| unavailable(error.to_string()))?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| unavailable(error.to_string()))?;
-        match serde_json::from_slice::<Tick>(&message.payload) {
-            Err(error) => tracing::warn!(%error, "a message among the ticks is none"),
+        let handled = match serde_json::from_slice::<Tick>(&message.payload) {
             Ok(tick) => {
-                if let Err(error) = handle(broker, &tick, &message).await {
-                    // The next one who gets it does the same again, with the same job.
+                let delivered = message.info().map_or(1, |info| info.delivered.unsigned_abs());
+                handle(broker, &tick, delivered).await.inspect_err(|error| {
                     tracing::warn!(schedule = tick.schedule, %error, "a tick could not be handled; it will come again");
-                    answer(&message, AckKind::Nak(Some(AGAIN_AFTER))).await;
-                    continue;
-                }
+                })
             }
+            Err(error) => {
+                tracing::warn!(%error, "a message among the ticks is none");
+                Ok(AckKind::Ack)
+            }
+        };
+        // The next one who gets it goes on with it.
+        let kind = handled.unwrap_or(AckKind::Nak(Some(AGAIN_AFTER)));
+        if let Err(error) = message.ack_with(kind).await {
+            tracing::debug!(%error, "a tick could not be answered");
         }
-        answer(&message, AckKind::Ack).await;
     }
     Ok(())
 }
 
-async fn answer(message: &jetstream::Message, kind: AckKind) {
-    if let Err(error) = message.ack_with(kind).await {
-        tracing::debug!(%error, "a tick could not be answered");
-    }
-}
-
-async fn handle(broker: &Broker, tick: &Tick, message: &jetstream::Message) -> Result<(), QueueError> {
+/// Sees a tick through, and says how its message is to be answered.
+async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind, QueueError> {
     let kept = broker.schedule(&tick.schedule).await?;
     let Some(kept) = kept.filter(|kept| kept.revision == tick.revision && !kept.schedule.paused) else {
-        return Ok(());
+        return Ok(AckKind::Ack);
     };
     let schedule = &kept.schedule;
+    // Checked when it was added: somebody else wrote it.
+    if let Err(error) = schedule.calendar() {
+        tracing::error!(schedule = schedule.name, %error, "a schedule makes no sense, and ticks no more");
+        return Ok(AckKind::Ack);
+    }
     let mut history = broker.history(&tick.schedule).await?;
-    history.ticks.retain(|known| known.due < tick.due);
+    let mut ticked = match history.decided(tick.due) {
+        Some(decided) => decided.clone(),
+        None => match decide(broker, schedule, tick.due, &mut history).await? {
+            Some(decided) => decided,
+            None => {
+                let times = u32::try_from(delivered).unwrap_or(u32::MAX);
+                let look = LOOK_AT_LAST_JOB.0.saturating_mul(times).min(LOOK_AT_LAST_JOB.1);
+                return Ok(AckKind::Nak(Some(look)));
+            }
+        },
+    };
+    if ticked.job.is_some() {
+        let (job, skipped) = submit(broker, &schedule.job_at(ticked.due), delivered > 1).await?;
+        if job != ticked.job {
+            (ticked.job, ticked.skipped) = (job, skipped);
+            history.add(ticked.clone());
+            broker.keep_history(&tick.schedule, &history).await?;
+        }
+    }
+    if let Some(due) = schedule.next(Some(&ticked)) {
+        broker.send_tick(&Tick { due, ..tick.clone() }).await?;
+    }
+    Ok(AckKind::Ack)
+}
+
+/// Decides about a tick and writes it down, before anything else is done. `None` if it has to wait.
+async fn decide(
+    broker: &Broker,
+    schedule: &Schedule,
+    due: Timestamp,
+    history: &mut History,
+) -> Result<Option<Ticked>, QueueError> {
     let last = match history.last_job() {
         Some(job) => Some((job, state(broker, job).await?)),
         None => None,
     };
-    let now = broker.now().await?;
-    let decision = match schedule.on_tick(tick.due, now, last.map(|(_, state)| state)) {
-        Ok(decision) => decision,
-        // Checked when it was added; a definition that somebody else wrote ends here.
-        Err(error) => {
-            tracing::error!(schedule = schedule.name, %error, "a schedule makes no sense");
-            return Ok(());
+    let now = broker.now().await?.max(due);
+    let decision = schedule.on_tick(due, now, history, last.map(|(_, state)| state));
+    let unavailable = |reason: String| QueueError::Unavailable { what: format!("a tick of {}", schedule.name), reason };
+    let Decision { tick, action, missed, back } = decision.map_err(|error| unavailable(error.to_string()))?;
+    let is_changed = back != history.back;
+    history.back = back;
+    let (job, skipped) = match action {
+        Action::Wait if is_changed => {
+            broker.keep_history(&schedule.name, history).await?;
+            return Ok(None);
         }
+        Action::Wait => return Ok(None),
+        Action::Skip(reason) => (None, Some(reason.to_owned())),
+        Action::Run | Action::Replace => (Some(schedule.job_at(tick).id), None),
     };
-    if let Some((job, _)) = last.filter(|_| decision.replace) {
-        broker.ask_to_cancel(job).await?;
+    if let Some((before, _)) = last.filter(|_| action == Action::Replace) {
+        broker.ask_to_cancel(before).await?;
     }
-    let again = message.info().is_ok_and(|info| info.delivered > 1);
-    let job = match decision.run {
-        Some(run) => Some(submit(broker, &schedule.job_at(run), again).await?),
-        None => None,
-    };
-    history.add(ticked(tick.due, now, &decision, job));
-    broker.keep_history(&tick.schedule, &history).await?;
-    match decision.next {
-        Some(due) => broker.send_tick(&Tick { due, ..tick.clone() }).await,
-        None => Ok(()),
-    }
+    let lag_ms = u64::try_from(now.duration_since(tick).as_millis()).unwrap_or_default();
+    let ticked = Ticked { due: tick, lag_ms, job, skipped, missed };
+    history.add(ticked.clone());
+    broker.keep_history(&schedule.name, history).await?;
+    Ok(Some(ticked))
 }
 
-fn ticked(due: Timestamp, now: Timestamp, decision: &Decision, job: Option<JobId>) -> Ticked {
-    let lag = now.max(due).duration_since(due).unsigned_abs();
-    let lag_ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
-    Ticked { due: decision.run.unwrap_or(due), lag_ms, job, skipped: decision.skipped.clone(), missed: decision.missed }
-}
-
-/// Submits the job of a tick. If the tick was handled `again`, it may have been submitted longer ago than
-/// the queue remembers.
-async fn submit(broker: &Broker, job: &JobSpec, again: bool) -> Result<JobId, QueueError> {
-    let known = again && broker.is_known(job.id).await?;
-    if known {
-        return Ok(job.id);
+/// Submits the job of a tick; gives the job that runs for it, or why none does. If the tick was handled `again`, it may
+/// have been submitted longer ago than the queue remembers.
+async fn submit(broker: &Broker, job: &JobSpec, again: bool) -> Result<(Option<JobId>, Option<String>), QueueError> {
+    if again && broker.is_known(job.id).await? {
+        return Ok((Some(job.id), None));
     }
-    let id = broker.submit(job).await?;
-    broker.announce_lane(&job.queue).await;
-    Ok(id)
+    match broker.submit(job).await {
+        Ok(id) => {
+            broker.announce_lane(&job.queue).await;
+            Ok((Some(id), None))
+        }
+        Err(error @ QueueError::KeyTaken { .. }) => Ok((None, Some(error.to_string()))),
+        Err(error) => Err(error),
+    }
 }
 
 async fn state(broker: &Broker, job: JobId) -> Result<State, QueueError> {
@@ -150,19 +187,13 @@ async fn mend(broker: &Broker) -> Result<u64, QueueError> {
     let mut mended = 0;
     for name in broker.schedule_names().await? {
         let Some(kept) = broker.schedule(&name).await? else { continue };
-        if kept.schedule.paused || broker.has_tick(&name).await? {
+        if kept.schedule.paused || broker.has_tick(&name, kept.revision).await? {
             continue;
         }
-        let Some(due) = next(&kept.schedule, broker.history(&name).await?.ticks.last()) else { continue };
+        let Some(due) = kept.schedule.next(broker.history(&name).await?.ticks.last()) else { continue };
         broker.send_tick(&Tick { schedule: name.clone(), revision: kept.revision, due }).await?;
         tracing::info!(schedule = name, %due, "a schedule had no tick");
         mended += 1;
     }
     Ok(mended)
-}
-
-/// The tick after the last one there was.
-pub fn next(schedule: &Schedule, last: Option<&Ticked>) -> Option<Timestamp> {
-    let after = last.map_or(schedule.since, |last| last.due.max(schedule.since));
-    schedule.calendar().ok()?.after(after).ok()?
 }

@@ -19,7 +19,7 @@ use std::{
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Mutex, Semaphore, oneshot},
     time::{MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -103,6 +103,8 @@ pub struct Worker {
 struct Held<'a> {
     delivery: &'a Delivery,
     queue: &'a str,
+    /// That of its supply.
+    turn: &'a Mutex<()>,
     /// How long the message and what goes with it stay this node's if nothing is renewed.
     lease: Duration,
     /// Place of the job's event in the stream; 0 if there is none.
@@ -133,27 +135,27 @@ impl Held<'_> {
 }
 
 impl Worker {
-    /// Works on jobs of `queue`, one at a time, until the node drains.
-    pub async fn work(self: Arc<Self>, queue: String, lease: Duration, supply: Arc<Supply>) {
+    /// Works on jobs of a queue, one at a time, until the node drains.
+    pub async fn work(self: Arc<Self>, lease: Duration, supply: Arc<Supply>) {
         tokio::select! {
             () = self.cancels.known() => {}
             () = self.draining.cancelled() => return,
         }
         while !self.draining.is_cancelled() {
             tokio::select! {
-                () = self.until_rules(&queue, |rules| !rules.paused) => {}
+                () = self.until_rules(&supply.queue, |rules| !rules.paused) => {}
                 () = self.draining.cancelled() => return,
             }
-            let worked = self.work_until_error(&queue, lease, supply.clone()).await;
-            if let Err(error) = worked {
-                tracing::warn!(%error, queue, "a slot lost its queue; trying again");
+            if let Err(error) = self.work_until_error(lease, &supply).await {
+                tracing::warn!(%error, queue = supply.queue, "a slot lost its queue; trying again");
                 self.pause(BACKOFF.1).await;
             }
         }
     }
 
-    async fn work_until_error(&self, queue: &str, lease: Duration, supply: Arc<Supply>) -> Result<(), QueueError> {
-        let mut puller = Puller::new(&self.broker.jetstream, supply).await?;
+    async fn work_until_error(&self, lease: Duration, supply: &Arc<Supply>) -> Result<(), QueueError> {
+        let queue = &supply.queue;
+        let mut puller = Puller::new(&self.broker.jetstream, supply.clone()).await?;
         let no_more = async {
             tokio::select! {
                 () = self.draining.cancelled() => {}
@@ -169,7 +171,7 @@ impl Worker {
             };
             let _used = self.metrics.use_slot();
             tokio::select! {
-                () = self.attend(queue, &delivery, lease) => {}
+                () = self.attend(supply, &delivery, lease) => {}
                 () = puller.hand_back_excess() => {}
             }
         }
@@ -192,7 +194,7 @@ impl Worker {
     }
 
     /// Sees a delivery through to its acknowledgement, renewing the lease meanwhile.
-    async fn attend(&self, queue: &str, delivery: &Delivery, lease: Duration) {
+    async fn attend(&self, supply: &Supply, delivery: &Delivery, lease: Duration) {
         if delivery.delivered > 1 {
             self.metrics.redeliveries.inc();
         }
@@ -206,7 +208,7 @@ impl Worker {
         tokio::select! {
             // First what the job is for: a timer before it would have the thread wake itself up.
             biased;
-            () = self.handle(Held { delivery, queue, lease, sequence: 0 }) => {}
+            () = self.handle(Held { delivery, queue: &supply.queue, turn: &supply.turn, lease, sequence: 0 }) => {}
             () = renew => {}
         }
     }
@@ -284,7 +286,7 @@ impl Worker {
             Err(NoPlace) => return self.put_off(held).await,
         };
         let promised = tokio::select! {
-            promised = self.admit(held.queue, limits.memory, &signals) => promised,
+            promised = self.admit(&held, limits.memory, &signals) => promised,
             () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => None,
         };
         let Some(promised) = promised else {

@@ -126,8 +126,10 @@ async fn again(global: &Global, cluster: &Cluster, jobs: &[JobId]) -> Result<Exi
 }
 
 async fn again_one(cluster: &Cluster, job: JobId) -> Result<(), CliError> {
-    let report = get::find(cluster, job).await?;
-    let sequence = cluster.broker.event(job).await?.map_or(0, |stored| stored.sequence);
+    let (report, sequence) = match cluster.broker.event(job).await? {
+        Some(stored) => (stored.report, stored.sequence),
+        None => (get::find(cluster, job).await?, 0),
+    };
     let state = report.state.name();
     let mut again = lifecycle::on_ask_again(report).ok_or_else(|| {
         CliError::usage(format!("job {job} has not ended: it is {state}")).hint("`wasmjob cancel` ends it")

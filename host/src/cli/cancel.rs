@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::{CliError, Exit, Global, common::Cluster, get, render, wait::Waiter};
 use crate::{
     lifecycle::{self, Cancel},
+    nodes,
     queue::{Broker, QueueError},
     wire::{JobId, Report, State, timestamp},
 };
@@ -91,7 +92,7 @@ async fn cancel_one(cluster: &Cluster, job: JobId) -> Result<(State, bool), CliE
     match timeout(NODE_PATIENCE, either).await {
         Ok(state) => Ok((state?, false)),
         Err(_) => Err(CliError::platform(format!("job {job} will be cancelled, but its node does not answer"))
-            .hint("if the node is gone, the job ends when its lease does; `wasmjob get` tells")),
+            .hint("once `wasmjob nodes` does not show the node any more, cancelling the job again ends it")),
     }
 }
 
@@ -102,7 +103,8 @@ async fn end_what_waits(broker: &Broker, job: JobId, known: &Report) -> Result<O
         let stored = broker.event(job).await?;
         let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let report = stored.map_or_else(|| known.clone(), |stored| stored.report);
-        let mut cancelled = match lifecycle::on_cancel(report) {
+        let is_abandoned = is_abandoned(broker, &report).await?;
+        let mut cancelled = match lifecycle::on_cancel(report, is_abandoned) {
             Cancel::TooLate(state) => return Ok(Some(state)),
             Cancel::Wait => return Ok(None),
             Cancel::Finish(cancelled) => cancelled,
@@ -119,4 +121,12 @@ async fn end_what_waits(broker: &Broker, job: JobId, known: &Report) -> Result<O
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whether the node that a job runs on is gone, or was started again since. Another one might never take the job up, as
+/// in a queue that is paused.
+async fn is_abandoned(broker: &Broker, report: &Report) -> Result<bool, CliError> {
+    let Some(node) = report.node.as_ref().filter(|_| report.state == State::Running) else { return Ok(false) };
+    // Both times are by that node's clock, and written alike.
+    Ok(nodes::get(broker, node).await?.is_none_or(|node| node.started > report.times.started))
 }

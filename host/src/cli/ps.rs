@@ -7,6 +7,7 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use super::{CliError, Exit, Global, common::Cluster, render};
 use crate::{
+    nodes,
     queue::{self, QueueError},
     wire::{Report, State},
 };
@@ -74,9 +75,15 @@ pub(crate) async fn jobs(
     wanted: impl Fn(State) -> bool,
 ) -> Result<Vec<Report>, CliError> {
     let broker = &cluster.broker;
+    let queues = queue::queues(&broker.jetstream).await?;
+    // Those that nodes have are first in their queues: it takes as many more to find those that wait.
+    let looked_at = match wanted(State::Queued) && !wanted(State::Running) {
+        true => max.saturating_add(nodes::list(broker).await?.iter().map(|node| node.slots).sum()),
+        false => max,
+    };
     let mut queued = Vec::new();
-    for name in queue::queues(&broker.jetstream).await? {
-        queued.extend(queue::list_queued(broker, &name, max).await?);
+    for name in queues {
+        queued.extend(queue::list_queued(broker, &name, looked_at).await?);
     }
     // The events are read last: a job that leaves its queue meanwhile has one.
     let mut jobs = queue::list_events(broker, max, &wanted).await?;

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     queue::Kept,
     schedule::{Calendar, CalendarError, JITTER_MS_MAX, Missed, Overlap, Schedule, Ticked, When, is_name},
-    ticks,
     units::Span,
     wire::{JobSpec, new_job_id},
 };
@@ -117,8 +116,8 @@ pub(crate) async fn schedule(global: &Global, command: ScheduleCommand) -> Resul
             cluster.broker.remove_schedule(&args.name).await?;
             tell(global, &args.name, "removed")?;
         }
-        ScheduleCommand::Pause(args) => rest(global, &cluster, &args.name, true).await?,
-        ScheduleCommand::Resume(args) => rest(global, &cluster, &args.name, false).await?,
+        ScheduleCommand::Pause(args) => set_paused(global, &cluster, &args.name, true).await?,
+        ScheduleCommand::Resume(args) => set_paused(global, &cluster, &args.name, false).await?,
         ScheduleCommand::RunNow(args) => run_now(global, &cluster, &args.name).await?,
     }
     Ok(Exit::Done)
@@ -183,19 +182,14 @@ async fn add(global: &Global, cluster: &Cluster, args: &AddArgs) -> Result<(), C
     }
 }
 
-async fn rest(global: &Global, cluster: &Cluster, name: &str, paused: bool) -> Result<(), CliError> {
+async fn set_paused(global: &Global, cluster: &Cluster, name: &str, paused: bool) -> Result<(), CliError> {
     let kept = find(cluster, name).await?;
     let word = if paused { "paused" } else { "resumed" };
     if kept.schedule.paused == paused {
         return tell(global, name, &format!("was {word} already"));
     }
     let now = cluster.broker.now().await?;
-    // An interval goes on as it was counted.
-    let since = match kept.schedule.when {
-        When::EveryMs(_) => kept.schedule.since,
-        When::Cron { .. } => now,
-    };
-    let schedule = Schedule { paused, since, ..kept.schedule };
+    let schedule = kept.schedule.paused(paused, now)?;
     let next = if paused { None } else { schedule.calendar()?.after(now)? };
     cluster.broker.keep_schedule(&schedule, kept.revision, next).await?;
     tell(global, name, word)
@@ -226,7 +220,7 @@ fn ahead(schedule: &Schedule, last: Option<&Ticked>, count: usize) -> Vec<Timest
     if schedule.paused {
         return Vec::new();
     }
-    let first = ticks::next(schedule, last);
+    let first = schedule.next(last);
     let following = |time: &Timestamp| calendar.after(*time).ok().flatten();
     std::iter::successors(first, following).take(count).collect()
 }

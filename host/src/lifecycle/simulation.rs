@@ -327,7 +327,9 @@ impl World {
         }
         let (sequence, report) = self.known(job);
         self.tell(|| format!("cancel {job}, which is {}", report.state.name()));
-        if let Cancel::Finish(report) = on_cancel(report) {
+        // A node that only sleeps counts as gone as well.
+        let is_abandoned = self.random.percent(30);
+        if let Cancel::Finish(report) = on_cancel(report, is_abandoned) {
             self.store(job, &report, sequence);
         }
     }

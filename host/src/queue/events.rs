@@ -89,24 +89,28 @@ impl EventReader {
     async fn read(&mut self, consumer: PullConsumer) -> Result<EventBatch, QueueError> {
         let requested = consumer.fetch().max_messages(BATCH).messages().await;
         let mut messages = requested.map_err(|error| unavailable(&error))?;
-        let mut events = Vec::new();
+        let (mut events, mut left) = (Vec::new(), 0);
         while let Some(message) = timeout(PATIENCE, messages.next()).await.map_err(|error| unavailable(&error))? {
-            events.push(self.event(message.map_err(|error| unavailable(&error))?)?);
+            let event;
+            (event, left) = self.event(message.map_err(|error| unavailable(&error))?)?;
+            events.push(event);
         }
         self.next = events.last().map_or(self.next, |last| last.sequence + 1);
         self.consumer = Some(consumer);
-        Ok(EventBatch { is_last: events.len() < BATCH, events })
+        // Fewer than asked for may have come because the connection broke.
+        Ok(EventBatch { is_last: left == 0, events })
     }
 
-    /// Refuses an event if one before it was lost on the way, as when the connection breaks.
-    fn event(&mut self, message: Message) -> Result<Event, QueueError> {
+    /// The event of a message, and how many there were after it. Refuses it if one before it was lost on the way, as
+    /// when the connection breaks.
+    fn event(&mut self, message: Message) -> Result<(Event, u64), QueueError> {
         let info = message.info().map_err(|error| unavailable(&error))?;
-        let (sequence, number) = (info.stream_sequence, info.consumer_sequence);
+        let (sequence, number, left) = (info.stream_sequence, info.consumer_sequence, info.pending);
         self.delivered += 1;
         if number != self.delivered {
             return Err(unavailable(&format!("number {number} came as number {}", self.delivered)));
         }
-        Ok(Event { sequence, payload: message.message.payload })
+        Ok((Event { sequence, payload: message.message.payload }, left))
     }
 
     async fn begin(&mut self, broker: &Broker) -> Result<PullConsumer, QueueError> {

@@ -18,7 +18,7 @@ use wasmjob_runtime::Digest;
 use super::{
     Broker, QueueError,
     direct::{self, From, StoredMessage},
-    find_queued, names, publish_error,
+    names, publish_error,
 };
 use crate::wire::{Concurrency, JobId, JobSpec};
 
@@ -74,9 +74,10 @@ impl Broker {
             let entries = self.places(&concurrency.key).await?;
             let holder = |place: u32| entries.get(&place).and_then(|(_, holder)| holder.as_ref());
             let own = entries.iter().find(|(_, (_, holder))| *holder == Some(job)).map(|(place, _)| *place);
-            let Some(place) = own.or_else(|| (0..concurrency.max).find(|place| holder(*place).is_none())) else {
-                return Ok(None);
-            };
+            // Others may have been told that more of them may run.
+            let holders = entries.values().filter(|(_, holder)| holder.is_some()).count();
+            let free = (0..concurrency.max).find(|place| holder(*place).is_none());
+            let Some(place) = own.or(free.filter(|_| holders < concurrency.max as usize)) else { return Ok(None) };
             let after = entries.get(&place).map_or(0, |(sequence, _)| *sequence);
             let mut place =
                 Place { key: names::place_key(&concurrency.key, place), sequence: after, until: Instant::now() };
@@ -173,13 +174,14 @@ impl Broker {
 
     /// The job of an earlier claim, if it counts. Errors: it does, and is another job.
     async fn still_has(&self, claimed: &Claim, own: &Claim, key: &str) -> Result<Option<JobId>, QueueError> {
+        if claimed.job == own.job {
+            // Its spec may have been completed since, with the limits of a node.
+            return Ok(Some(own.job));
+        }
         let same = claimed.fingerprint == own.fingerprint;
         let submitted = claimed.job.submitted();
         let in_passing = submitted.is_some_and(|submitted| OffsetDateTime::now_utc() - submitted < IN_PASSING);
-        let counts = claimed.job == own.job
-            || in_passing
-            || self.event(claimed.job).await?.is_some()
-            || find_queued(self, claimed.job).await?.is_some();
+        let counts = in_passing || self.is_known(claimed.job).await?;
         match (counts, same) {
             (false, _) => Ok(None),
             (true, true) => Ok(Some(claimed.job)),

@@ -44,7 +44,7 @@ pub use keys::Place;
 pub use logs::{LogLine, LogReader, LogWriter};
 pub use pull::{Delivery, Puller, Supply};
 pub use purge::{Purged, purge};
-pub use rules::Rulebook;
+pub use rules::{Rulebook, Turn};
 pub use schedules::{Kept, Tick};
 use search::message_of;
 pub use search::{Depth, depth, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest};
@@ -150,7 +150,9 @@ impl Broker {
 
     /// Whether there is an event of this job, or a message.
     pub async fn is_known(&self, job: JobId) -> Result<bool, QueueError> {
-        Ok(self.event(job).await?.is_some() || find_queued(self, job).await?.is_some())
+        let has_event = async || Ok::<_, QueueError>(self.event(job).await?.is_some());
+        // It may end, and leave its queue, between the first two looks.
+        Ok(has_event().await? || find_queued(self, job).await?.is_some() || has_event().await?)
     }
 
     /// Says that jobs wait in a lane that may be new, so that nodes look at once.

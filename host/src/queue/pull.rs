@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use time::OffsetDateTime;
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -57,7 +57,11 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Where all slots of a node that work on one queue get their jobs from.
 pub struct Supply {
-    queue: String,
+    /// The queue's name.
+    pub queue: String,
+    /// Whoever waits for the turn to start a job of a queue with a rate: one slot of the node, as the others would
+    /// ask in vain.
+    pub turn: Mutex<()>,
     /// While so many jobs wait, an acknowledgement asks for the next one.
     many: u64,
     /// The lanes this node takes jobs from.
@@ -70,7 +74,8 @@ impl Supply {
     /// The lanes of `queue` that this node takes jobs from, for so many slots.
     pub fn new(queue: &str, slots: usize, lanes: watch::Receiver<BTreeSet<Lane>>) -> Arc<Self> {
         let many = MANY.max(slots as u64);
-        Arc::new(Supply { queue: queue.to_owned(), many, lanes, doors: Doors::new(), anchor: Anchor::new(queue) })
+        let (doors, anchor) = (Doors::new(), Anchor::new(queue));
+        Arc::new(Supply { queue: queue.to_owned(), turn: Mutex::new(()), many, lanes, doors, anchor })
     }
 }
 

@@ -100,7 +100,7 @@ async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run
         let stored = broker.event(job).await?;
         let sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
         let fresh = || Report { spec: JobSpec::parse(&message.payload).ok().map(Arc::new), ..Report::queued(job) };
-        match lifecycle::on_cancel(stored.map_or_else(fresh, |stored| stored.report)) {
+        match lifecycle::on_cancel(stored.map_or_else(fresh, |stored| stored.report), false) {
             Cancel::TooLate(_) => return Ok(End::Before),
             Cancel::Wait => return Ok(End::AtANode),
             Cancel::Finish(_) if dry_run => return Ok(End::Now),

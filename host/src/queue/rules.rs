@@ -14,6 +14,18 @@ use crate::rules::{Rate, Routes, Rules};
 /// The rules of all queues that have any; nothing until they are known.
 pub type Rulebook = watch::Sender<Option<BTreeMap<String, Rules>>>;
 
+/// How late a turn may be taken without those after it being later.
+const LATE: SignedDuration = SignedDuration::from_millis(50);
+
+/// Whose turn it is to start a job of a queue with a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Whoever asked.
+    Taken,
+    /// Nobody's for so long.
+    In(Duration),
+}
+
 fn unavailable(reason: String) -> QueueError {
     QueueError::Unavailable { what: "the rules of queues".into(), reason }
 }
@@ -41,9 +53,13 @@ impl Broker {
     /// Keeps the rules of a queue over those with `revision`. Errors: also if somebody else changed them.
     pub async fn keep_rules(&self, queue: &str, rules: &Rules, revision: u64) -> Result<(), QueueError> {
         let value = Bytes::from(serde_json::to_vec(rules).expect("rules have only string keys"));
+        let (before, _) = self.rules(queue).await?;
         let kept = self.queue_bucket().await?.update(names::rules_key(queue), value, revision).await;
         kept.map_err(|error| unavailable(format!("those of {queue} changed meanwhile: {error}")))?;
-        // Turns that were taken under another rate count no more.
+        if before.rate == rules.rate {
+            return Ok(());
+        }
+        // The next turn was counted under another rate.
         let keys = self.jetstream.get_key_value(names::KEYS).await.map_err(|error| unavailable(error.to_string()))?;
         keys.purge(names::turn_key(queue)).await.map_err(|error| unavailable(error.to_string()))
     }
@@ -96,9 +112,9 @@ impl Broker {
         Ok(())
     }
 
-    /// Takes the next turn to start a job of `queue`; gives the time until then. Turns are taken by the
-    /// server's clock, one after the other, whichever nodes take them.
-    pub async fn take_turn(&self, queue: &str, rate: Rate) -> Result<Duration, QueueError> {
+    /// Takes the turn to start a job of `queue` now, or says how long it is until there is one. Turns are counted by
+    /// the server's clock, whichever nodes take them.
+    pub async fn take_turn(&self, queue: &str, rate: Rate) -> Result<Turn, QueueError> {
         let keys = self.jetstream.get_key_value(names::KEYS).await.map_err(|error| unavailable(error.to_string()))?;
         let interval = SignedDuration::try_from(rate.interval()).unwrap_or(SignedDuration::MAX);
         loop {
@@ -108,10 +124,14 @@ impl Broker {
                 None => (0, None),
             };
             let now = self.now().await?;
-            let turn = next.map_or(now, |next: Timestamp| next.max(now));
+            if let Some(next) = next.filter(|next: &Timestamp| *next > now) {
+                return Ok(Turn::In(next.duration_since(now).unsigned_abs()));
+            }
+            // Whoever waited for a turn comes a little late, which shall not add up.
+            let turn = next.filter(|next| now.duration_since(*next) < LATE).unwrap_or(now);
             let after = turn.checked_add(interval).map_err(|error| unavailable(error.to_string()))?;
             match keys.update(names::turn_key(queue), after.to_string().into(), revision).await {
-                Ok(_) => return Ok(turn.duration_since(now).unsigned_abs()),
+                Ok(_) => return Ok(Turn::Taken),
                 // Somebody else took this one.
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
                 Err(error) => return Err(unavailable(error.to_string())),

@@ -74,7 +74,7 @@ impl Broker {
     }
 
     /// Keeps a definition over the one with `revision` (0: there is none), and stores its next tick.
-    /// Errors: `Refused` does not occur; somebody else's change is `Unavailable`, and to be looked at anew.
+    /// Errors: `Unavailable`, also if somebody else changed it meanwhile: look at it anew.
     pub async fn keep_schedule(
         &self,
         schedule: &Schedule,
@@ -130,13 +130,19 @@ impl Broker {
         sent.map(drop).map_err(|error| super::publish_error(&error, format!("the next tick of {schedule}")))
     }
 
-    /// Whether a tick of this schedule waits, or has come and is being handled.
-    pub async fn has_tick(&self, name: &str) -> Result<bool, QueueError> {
+    /// Whether a tick of this schedule, as it is defined by this revision, waits or has come and is being handled.
+    pub async fn has_tick(&self, name: &str, revision: u64) -> Result<bool, QueueError> {
         let stream = self.jetstream.get_stream_no_info(names::TICKS).await;
         let stream = stream.map_err(|error| unavailable(error.to_string()))?;
         for subject in [names::tick_waiting(name), names::tick_due(name)] {
             match stream.direct_get_last_for_subject(subject).await {
-                Ok(_) => return Ok(true),
+                // That of an older definition may have taken the place of this one's, if it was handled just then.
+                Ok(message) => {
+                    let tick = serde_json::from_slice::<Tick>(&message.payload);
+                    if tick.is_ok_and(|tick| tick.revision == revision) {
+                        return Ok(true);
+                    }
+                }
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
                 Err(error) => return Err(unavailable(error.to_string())),
             }

@@ -104,45 +104,144 @@ fn intervals_are_counted_from_where_they_began() {
     assert_eq!((last, passed), (at("2026-01-01T01:15:00Z"), 4));
 }
 
+fn past(due: Timestamp, lag_ms: u64, job: Option<JobId>) -> Ticked {
+    Ticked { due, lag_ms, job, skipped: None, missed: 0 }
+}
+
 #[test]
 fn a_tick_in_time_runs_its_job_and_the_next_one_waits() {
     let due = at("2026-05-05T10:00:00Z");
     for now in [due, at("2026-05-05T10:00:30Z"), at("2026-05-05T09:57:00Z")] {
-        let decision = hourly().on_tick(due, now, Some(State::Succeeded)).unwrap();
-        let next = Some(at("2026-05-05T11:00:00Z"));
-        assert_eq!(decision, Decision { run: Some(due), replace: false, skipped: None, missed: 0, next });
+        let decision = hourly().on_tick(due, now, &History::default(), Some(State::Succeeded)).unwrap();
+        assert_eq!(decision, Decision { tick: due, action: Action::Run, missed: 0, back: None });
+        assert_eq!(hourly().next(Some(&past(due, 0, None))), Some(at("2026-05-05T11:00:00Z")));
     }
 }
 
 #[test]
 fn after_an_outage_ticks_are_left_out_or_made_up_for_as_was_asked() {
     let (due, now) = (at("2026-05-05T10:00:00Z"), at("2026-05-05T13:30:00Z"));
-    let decide = |missed, due| Schedule { missed, ..hourly() }.on_tick(due, now, None).unwrap();
+    let decide = |missed, due| Schedule { missed, ..hourly() }.on_tick(due, now, &History::default(), None).unwrap();
     let skip = decide(Missed::Skip, due);
-    assert_eq!((skip.run, skip.missed, skip.next), (None, 4, Some(at("2026-05-05T14:00:00Z"))));
+    assert!(matches!(skip.action, Action::Skip(_)));
+    assert_eq!((skip.tick, skip.missed), (at("2026-05-05T13:00:00Z"), 3));
     let last = decide(Missed::Last, due);
-    assert_eq!((last.run, last.missed), (Some(at("2026-05-05T13:00:00Z")), 3));
-    assert_eq!(last.next, Some(at("2026-05-05T14:00:00Z")));
-    // Each in its turn: the next one is due at once.
-    let mut tick = due;
-    let mut run = Vec::new();
-    while tick <= now {
-        let decision = decide(Missed::All, tick);
-        run.extend(decision.run);
-        tick = decision.next.unwrap();
+    assert_eq!((last.tick, last.action, last.missed), (at("2026-05-05T13:00:00Z"), Action::Run, 3));
+    let all = decide(Missed::All, due);
+    assert_eq!((all.tick, all.action, all.missed), (due, Action::Run, 0));
+}
+
+/// Handles ticks of jobs that take so long, one after the other, as `ticks` does it: from `start`, when somebody is
+/// there again, for a while. Says when each tick ran.
+fn handle_all(schedule: &Schedule, start: &str, job_takes: SignedDuration, until: &str) -> Vec<(Timestamp, Timestamp)> {
+    let (mut now, until, mut history, mut ran) = (at(start), at(until), History::default(), Vec::new());
+    let mut ends = None;
+    while now < until {
+        let due = schedule.next(history.ticks.last()).unwrap();
+        now = now.max(due);
+        let last = ends.map(|ends| if ends > now { State::Running } else { State::Succeeded });
+        let Decision { tick, action, missed, back } = schedule.on_tick(due, now, &history, last).unwrap();
+        history.back = back;
+        let mut job = None;
+        match action {
+            Action::Wait => {
+                now += SignedDuration::from_secs(1);
+                continue;
+            }
+            Action::Skip(_) => {}
+            Action::Run | Action::Replace => {
+                assert!(action == Action::Replace || ends.is_none_or(|ends| ends <= now), "{tick} overlaps");
+                ends = Some(now + job_takes);
+                job = Some(schedule.job_at(tick).id);
+                ran.push((tick, now));
+            }
+        }
+        let lag_ms = u64::try_from(now.duration_since(tick).as_millis()).unwrap();
+        history.add(Ticked { due: tick, lag_ms, job, skipped: None, missed });
     }
-    assert_eq!(run.len(), 4);
-    assert!(run.is_sorted() && tick == at("2026-05-05T14:00:00Z"));
+    ran
+}
+
+#[test]
+fn every_tick_of_an_outage_runs_once_and_in_order_however_long_its_job_takes() {
+    let (since, back) = (at("2026-05-05T09:59:00Z"), "2026-05-05T13:30:30Z");
+    let outage = ["10:00", "11:00", "12:00", "13:00"].map(|hour| at(&format!("2026-05-05T{hour}:00Z")));
+    for overlap in [Overlap::Skip, Overlap::Queue, Overlap::Replace] {
+        let schedule = Schedule { missed: Missed::All, overlap, since, ..hourly() };
+        // Longer than an hour: ticks come while those are made up for.
+        for minutes in [1, 59, 90] {
+            let ran = handle_all(&schedule, back, SignedDuration::from_mins(minutes), "2026-05-06T10:00:00Z");
+            let ticks: Vec<_> = ran.iter().map(|(tick, _)| *tick).collect();
+            assert_eq!(ticks[..4], outage, "{overlap:?}, {minutes}");
+            assert!(ticks.is_sorted(), "{ticks:?}");
+            // It has caught up: the last one ran in time, or waited only for the one before it.
+            let (tick, at) = ran.last().unwrap();
+            let late = at.duration_since(*tick);
+            assert!(overlap == Overlap::Queue || late < SignedDuration::from_mins(1), "{overlap:?}, {minutes}: {late}");
+        }
+    }
+    // A second outage is one as well.
+    let schedule = Schedule { missed: Missed::All, since, ..hourly() };
+    let mut history = History::default();
+    history.add(past(outage[0], 100, None));
+    history.back = Some(at("2026-05-05T08:00:00Z"));
+    let decision = schedule.on_tick(outage[1], at(back), &history, Some(State::Running)).unwrap();
+    assert_eq!((decision.action, decision.back), (Action::Wait, Some(at(back))));
 }
 
 #[test]
 fn a_job_that_has_not_ended_is_waited_for_joined_or_replaced() {
     let due = at("2026-05-05T10:00:00Z");
-    let decide = |overlap| Schedule { overlap, ..hourly() }.on_tick(due, due, Some(State::Running)).unwrap();
-    let skip = decide(Overlap::Skip);
-    assert!(skip.run.is_none() && skip.skipped.is_some() && skip.next.is_some());
-    assert_eq!((decide(Overlap::Queue).run, decide(Overlap::Queue).replace), (Some(due), false));
-    assert_eq!((decide(Overlap::Replace).run, decide(Overlap::Replace).replace), (Some(due), true));
+    let decide = |overlap| {
+        let schedule = Schedule { overlap, ..hourly() };
+        schedule.on_tick(due, due, &History::default(), Some(State::Running)).unwrap().action
+    };
+    assert!(matches!(decide(Overlap::Skip), Action::Skip(_)));
+    assert_eq!((decide(Overlap::Queue), decide(Overlap::Replace)), (Action::Run, Action::Replace));
+}
+
+#[test]
+fn a_job_that_outlasts_many_ticks_stays_known() {
+    let (mut history, job) = (History::default(), new_job_id());
+    let tick = |minute: i64| at("2026-05-05T10:00:00Z") + SignedDuration::from_mins(minute);
+    history.add(past(tick(0), 0, Some(job)));
+    for minute in 1..100 {
+        history.add(past(tick(minute), 0, None));
+        assert_eq!(history.last_job(), Some(job), "after {minute} more");
+        assert!(history.ticks.len() <= HISTORY_MAX);
+    }
+    assert_eq!(history.ticks.last().unwrap().due, tick(99));
+    let next = new_job_id();
+    history.add(past(tick(100), 0, Some(next)));
+    history.add(past(tick(101), 0, None));
+    assert_eq!((history.last_job(), history.ticks[0].job), (Some(next), None));
+}
+
+#[test]
+fn what_was_decided_about_a_tick_is_not_decided_again() {
+    let mut history = History::default();
+    let (first, second) = (at("2026-05-05T10:00:00Z"), at("2026-05-05T11:00:00Z"));
+    assert_eq!(history.decided(first), None);
+    history.add(past(first, 0, None));
+    assert_eq!(history.decided(first).unwrap().due, first);
+    assert_eq!(history.decided(second), None);
+    // Whoever decided about the first one left it out for the second.
+    history.add(past(second, 0, None));
+    assert_eq!(history.decided(first).unwrap().due, second);
+}
+
+#[test]
+fn a_schedule_that_rested_goes_on_after_that() {
+    let now = at("2026-05-05T13:07:00Z");
+    let rested = past(at("2026-05-05T09:00:00Z"), 0, None);
+    let every = schedule(When::EveryMs(900_000)).paused(true, at("2026-05-05T09:05:00Z")).unwrap();
+    assert!(every.paused);
+    for (schedule, next) in [(every, "2026-05-05T13:15:00Z"), (hourly(), "2026-05-05T14:00:00Z")] {
+        let resumed = schedule.paused(false, now).unwrap();
+        assert!(!resumed.paused);
+        assert_eq!(resumed.next(Some(&rested)), Some(at(next)));
+        assert_eq!(resumed.next(None), Some(at(next)));
+    }
 }
 
 #[test]

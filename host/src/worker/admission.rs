@@ -1,4 +1,4 @@
-//! What a job waits for at a node before it starts: a place of its concurrency key, a turn of its queue, memory.
+//! What a job waits for at a node before it starts: a place of its concurrency key, memory, a turn of its queue.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use wasmjob_runtime::Signals;
 
 use super::{BACKOFF, Held, MIB, Worker};
 use crate::{
-    queue::Place,
+    queue::{Place, Turn},
     rules::Rate,
     wire::{JobId, JobSpec},
 };
@@ -66,53 +66,55 @@ impl Worker {
         held.delivery.hand_back(Some((waited / 4).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1))).await;
     }
 
-    /// Waits for the turn of a job and for its memory. `None` if it was cancelled or the node drains.
-    pub(super) async fn admit(&self, queue: &str, memory: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
-        self.wait_for_turn(queue, signals).await?;
-        self.promise_memory(memory, signals).await
+    /// Waits for the memory of a job and for its turn. `None` if it was cancelled, its queue is paused, or the node
+    /// drains.
+    pub(super) async fn admit(&self, held: &Held<'_>, memory: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
+        let mib = u32::try_from(memory.div_ceil(MIB)).unwrap_or(u32::MAX);
+        let at_once = match self.rate(held.queue) {
+            None => self.memory.clone().try_acquire_many_owned(mib).ok(),
+            Some(_) => None,
+        };
+        let promised = match at_once {
+            Some(promised) => Some(promised),
+            None => tokio::select! {
+                promised = Box::pin(self.wait_to_start(held, mib)) => promised,
+                () = signals.cancelled() => None,
+                () = self.until_rules(held.queue, |rules| rules.paused) => None,
+                () = self.draining.cancelled() => None,
+            },
+        };
+        self.metrics.memory_promised_bytes.set(self.promised());
+        promised
     }
 
     fn rate(&self, queue: &str) -> Option<Rate> {
         self.rules.borrow().as_ref()?.get(queue)?.rate
     }
 
-    /// Waits for a turn to start a job of this queue, if they have turns. `None` if the job was cancelled or
-    /// the node drains.
-    async fn wait_for_turn(&self, queue: &str, signals: &Signals) -> Option<()> {
-        let wait = async {
-            while let Some(rate) = self.rate(queue) {
-                let turn = match self.broker.take_turn(queue, rate).await {
-                    Ok(turn) => turn,
-                    Err(error) => {
-                        tracing::warn!(%error, queue, "there is no turn to be had; trying again");
-                        self.pause(BACKOFF.1).await;
-                        continue;
-                    }
-                };
-                tokio::select! {
-                    () = sleep(turn) => return,
-                    // A turn counts only under the rate that it was taken under.
-                    () = self.until_rules(queue, |rules| rules.rate != Some(rate)) => {}
+    /// Waits until so much memory is not promised to others and, in a queue with a rate, the turn is taken. First come,
+    /// first served, so a large job is not passed over for ever.
+    async fn wait_to_start(&self, held: &Held<'_>, mib: u32) -> Option<OwnedSemaphorePermit> {
+        let _next = match self.rate(held.queue) {
+            Some(_) => Some(held.turn.lock().await),
+            None => None,
+        };
+        loop {
+            let promised = self.memory.clone().acquire_many_owned(mib).await.ok()?;
+            let Some(rate) = self.rate(held.queue) else { return Some(promised) };
+            let wait = match self.broker.take_turn(held.queue, rate).await {
+                Ok(Turn::Taken) => return Some(promised),
+                Ok(Turn::In(wait)) => wait,
+                Err(error) => {
+                    tracing::warn!(%error, queue = held.queue, "there is no turn to be had; trying again");
+                    BACKOFF.1
                 }
+            };
+            // Meanwhile it is for others.
+            drop(promised);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.until_rules(held.queue, |rules| rules.rate != Some(rate)) => {}
             }
-        };
-        tokio::select! {
-            () = wait => Some(()),
-            () = signals.cancelled() => None,
-            () = self.draining.cancelled() => None,
         }
-    }
-
-    /// Waits until this much memory is not promised to others. First come, first served, so a large
-    /// job is not passed over for ever. `None` if the job was cancelled or the node drains.
-    async fn promise_memory(&self, bytes: u64, signals: &Signals) -> Option<OwnedSemaphorePermit> {
-        let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
-        let permit = tokio::select! {
-            permit = self.memory.clone().acquire_many_owned(mib) => permit.ok(),
-            () = signals.cancelled() => None,
-            () = self.draining.cancelled() => None,
-        };
-        self.metrics.memory_promised_bytes.set(self.promised());
-        permit
     }
 }

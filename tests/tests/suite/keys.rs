@@ -1,11 +1,11 @@
 //! Jobs that share a key: the same job once, and so many at the same time.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use wasmjob_host::queue::Broker;
-use wasmjob_host::wire::{JobSpec, new_job_id};
+use wasmjob_host::wire::{Concurrency, JobSpec, new_job_id};
 use wasmjob_tests::{Cluster, guest, until};
 
 /// A job so small that memory never is what it waits for.
@@ -43,6 +43,10 @@ fn a_job_with_a_key_runs_once_and_another_one_is_refused() {
         "1ms",
     ]);
     again.succeeded().saying(&["(dead)", "wasmjob retry"]);
+    // As is said there: it is had again with its own key.
+    cluster.wasmjob(&["retry", &dead]).succeeded();
+    until("it has been tried twice more", || (cluster.json(&["get", &dead])["attempt"] == 4).then_some(()));
+    cluster.until_state(&dead, "dead");
     cluster.wasmjob(&["dead", "rm", &dead]).succeeded();
     let next = cluster.submit(&["--dedupe", "x", &hello]);
     assert_ne!(next, dead);
@@ -102,6 +106,24 @@ fn no_more_jobs_of_a_key_run_at_the_same_time_than_they_say() {
     let reports = waiting.finish().succeeded().json();
     assert!(reports.as_array().unwrap().iter().all(|report| report["state"] == "succeeded" && report["attempt"] == 1));
     assert_eq!(most_at_once(&reports), 2, "{reports}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wants_to_be_alone_waits_for_all_others_also_for_those_who_do_not() {
+    let broker = Cluster::shared().connect().await;
+    let lease = Duration::from_secs(60);
+    let place = async |job, max| {
+        let concurrency = Concurrency { key: "not so many".into(), max };
+        broker.take_place(&concurrency, job, lease).await.unwrap()
+    };
+    let [first, second, alone] = [(); 3].map(|()| new_job_id());
+    let firsts = place(first, 3).await.expect("nobody has one");
+    let seconds = place(second, 3).await.expect("there are three");
+    broker.leave_place(firsts).await;
+    assert!(place(alone, 1).await.is_none(), "the second one still runs");
+    assert!(place(second, 1).await.is_some(), "its own stays its own");
+    assert_eq!(broker.holders("not so many").await.unwrap(), 1);
+    drop(seconds);
 }
 
 #[test]

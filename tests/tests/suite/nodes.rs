@@ -135,6 +135,22 @@ fn a_job_that_waits_for_a_slot_is_cancelled_at_once_and_never_runs() {
 }
 
 #[test]
+fn a_job_whose_node_is_gone_and_that_nobody_takes_up_can_be_cancelled() {
+    let cluster = Cluster::up_with(&["--slots", "1"]);
+    let job = cluster.submit(&[&cluster.guest(&guest::sleeps_ms(60_000))]);
+    cluster.until_state(&job, "running");
+    cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
+    let pid = cluster.node("n1")["pid"].clone();
+    cluster.kill(u32::try_from(pid.as_u64().unwrap()).unwrap());
+    until("the node is there again", || (cluster.node("n1")["pid"] != pid).then_some(()));
+    cluster.wasmjob(&["cancel", &job]).succeeded();
+    let report = cluster.until_state(&job, "cancelled");
+    assert_eq!(report["attempts"][0]["outcome"]["kind"], "lost", "{report}");
+    let queue = cluster.json(&["queue", "ls"]);
+    assert_eq!((&queue[0]["waiting"], &queue[0]["running"]), (&0.into(), &0.into()), "{queue}");
+}
+
+#[test]
 fn a_job_that_waits_for_memory_is_cancelled_without_running() {
     let cluster = Cluster::up_with(&["--memory", "128MiB"]);
     let args = ["--limit", "memory=128MiB", "--limit", "fuel=1e15"];

@@ -145,6 +145,63 @@ async fn jobs_of_a_queue_with_a_rate_start_no_faster() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_rests_starts_nothing_that_a_slot_has_and_keeps_its_turns() {
+    let cluster = Cluster::up_with(&["--slots", "4"]);
+    let keys = cluster.connect().await.jetstream.get_key_value(names::KEYS).await.unwrap();
+    let next_turn = async || keys.get(names::turn_key("default")).await.unwrap();
+    cluster.wasmjob(&["queue", "rate", "default", "1/d"]).succeeded();
+    let hello = cluster.guest(&guest::says("hello"));
+    while next_turn().await.is_none() {
+        cluster.submit(&[&hello]);
+    }
+    let turn = next_turn().await;
+    // More than there are slots: each slot waits for a turn with one of them.
+    let jobs = cluster.json(&["submit", "--repeat", "8", &hello]);
+    let until_used = |slots: f64, what: &str| {
+        until(what, || (cluster.metric("n1", "wasmjob_slots_used") == slots).then_some(()));
+    };
+    until_used(4.0, "all slots have one");
+    cluster.wasmjob(&["queue", "pause", "default"]).succeeded();
+    until_used(0.0, "they are handed back");
+    cluster.wasmjob(&["queue", "resume", "default"]).succeeded();
+    until_used(4.0, "they are taken again");
+    assert_eq!(next_turn().await, turn, "nobody had a turn, and none was given for free");
+    cluster.wasmjob(&["queue", "rate", "default", "none"]).succeeded();
+    for job in jobs.as_array().unwrap() {
+        cluster.until_state(job["job"].as_str().unwrap(), "succeeded");
+    }
+}
+
+/// The server removes the consumer of a lane that nobody asked for a day, as in a queue that is paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_taken_also_after_the_consumer_of_a_lane_has_gone() {
+    let cluster = Cluster::up();
+    let hello = cluster.guest(&guest::says("hello"));
+    cluster.wasmjob(&["submit", "--wait", "--priority", "9", &hello]).succeeded();
+    let queue = cluster.connect().await.jetstream.get_stream(names::queue_stream("default")).await.unwrap();
+    for lane in ["any-p9", "any-p5"] {
+        queue.delete_consumer(lane).await.unwrap();
+    }
+    for priority in ["5", "9"] {
+        cluster.wasmjob(&["submit", "--wait", "--priority", priority, &hello]).succeeded();
+    }
+}
+
+#[test]
+fn jobs_that_wait_are_listed_however_many_are_before_them() {
+    let cluster = Cluster::up_with(&["--slots", "3"]);
+    let sleeps = cluster.guest(&guest::sleeps_ms(60_000));
+    let args = ["submit", "--repeat", "6", "--limit", "memory=1MiB", &sleeps];
+    let jobs: Vec<Value> = cluster.json(&args).as_array().unwrap().iter().map(|job| job["job"].clone()).collect();
+    cluster.until_state(jobs[2].as_str().unwrap(), "running");
+    let waiting = until("three wait", || {
+        let waiting = cluster.json(&["ps", "--state", "queued", "--max", "2"]);
+        (waiting.as_array()?.len() == 2).then_some(waiting)
+    });
+    assert!(waiting.as_array().unwrap().iter().all(|job| jobs[3..].contains(&job["job"])), "{waiting}");
+}
+
 #[test]
 fn jobs_that_name_no_queue_go_where_routes_say() {
     let cluster = Cluster::up_with(&["--queues", "default,ml,slow"]);
