@@ -97,10 +97,10 @@ async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind,
         return Ok(AckKind::Ack);
     }
     let mut history = broker.history(&tick.schedule).await?;
-    let mut ticked = match history.decided(tick.due) {
-        Some(decided) => decided.clone(),
+    let (mut ticked, again) = match history.decided(tick.due) {
+        Some(decided) => (decided.clone(), true),
         None => match decide(broker, schedule, tick.due, &mut history).await? {
-            Some(decided) => decided,
+            Some(decided) => (decided, false),
             None => {
                 let times = u32::try_from(delivered).unwrap_or(u32::MAX);
                 let look = LOOK_AT_LAST_JOB.0.saturating_mul(times).min(LOOK_AT_LAST_JOB.1);
@@ -109,7 +109,7 @@ async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind,
         },
     };
     if ticked.job.is_some() {
-        let (job, skipped) = submit(broker, &schedule.job_at(ticked.due), delivered > 1).await?;
+        let (job, skipped) = submit(broker, &schedule.job_at(ticked.due), again).await?;
         if job != ticked.job {
             (ticked.job, ticked.skipped) = (job, skipped);
             history.add(ticked.clone());
@@ -158,8 +158,8 @@ async fn decide(
     Ok(Some(ticked))
 }
 
-/// Submits the job of a tick; gives the job that runs for it, or why none does. If the tick was handled `again`, it may
-/// have been submitted longer ago than the queue remembers.
+/// Submits the job of a tick; gives the job that runs for it, or why none does. If the tick was decided before, it is
+/// handled `again`, and may have been submitted longer ago than the queue remembers.
 async fn submit(broker: &Broker, job: &JobSpec, again: bool) -> Result<(Option<JobId>, Option<String>), QueueError> {
     if again && broker.is_known(job.id).await? {
         return Ok((Some(job.id), None));

@@ -119,11 +119,10 @@ impl Broker {
 
     /// Lets the server deliver a tick when it is due; it replaces the one that waits.
     pub async fn send_tick(&self, tick: &Tick) -> Result<(), QueueError> {
-        let Tick { schedule, revision, due } = tick;
+        let Tick { schedule, due, .. } = tick;
         let payload = Bytes::from(serde_json::to_vec(tick).expect("a tick has only string keys"));
         let message = PublishMessage::build()
             .payload(payload)
-            .message_id(format!("{schedule}:{revision}:{due}"))
             .header(header::NATS_SCHEDULE, format!("@at {due}").as_str())
             .header(header::NATS_SCHEDULE_TARGET, names::tick_due(schedule).as_str());
         let sent = self.publish(names::tick_waiting(schedule), message).await;
