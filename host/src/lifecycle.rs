@@ -158,11 +158,11 @@ fn record_last(report: &mut Report) {
     }
 }
 
-/// The report of a job whose attempt its node ends without a result, because the node stops. Not
-/// the job's fault: it does not count as lost.
+/// The report of a job whose attempt its node ends without a result, because the node stops or somebody else may have
+/// the job's place by now. Not the job's fault: it does not count as lost.
 pub fn on_hand_back(mut report: Report) -> Report {
     let node = report.node.as_deref().unwrap_or("its node");
-    let outcome = Outcome::ended(OutcomeKind::Cancelled, format!("handed back because {node} was stopping"), true);
+    let outcome = Outcome::ended(OutcomeKind::Cancelled, format!("handed back by {node}"), true);
     let record = report.as_record(outcome);
     report.attempts.push(record);
     report.state = State::Queued;

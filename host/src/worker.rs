@@ -403,18 +403,25 @@ impl Worker {
     /// Stores that the attempt runs. An announcement that cannot be stored now is no reason to stop.
     /// Errors: somebody else has ended the job, or makes a later attempt.
     async fn announce(&self, held: &mut Held<'_>, report: &Report) -> Result<(), Refused> {
-        match self.broker.store(report, held.sequence).await {
-            Ok(sequence) => held.sequence = sequence,
-            Err(QueueError::Refused { .. }) => {
-                let Ok(stored) = self.event(report.job).await else { return Ok(()) };
-                match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
-                    Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
-                    overtaken => return Err(overtaken),
+        loop {
+            match self.broker.store(report, held.sequence).await {
+                Ok(sequence) => {
+                    held.sequence = sequence;
+                    return Ok(());
+                }
+                Err(QueueError::Refused { .. }) => {
+                    let Ok(stored) = self.event(report.job).await else { return Ok(()) };
+                    match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
+                        Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
+                        overtaken => return Err(overtaken),
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(job = %report.job, %error, "the attempt could not be announced");
+                    return Ok(());
                 }
             }
-            Err(error) => tracing::warn!(job = %report.job, %error, "the attempt could not be announced"),
         }
-        Ok(())
     }
 
     /// Memory that is promised to jobs now.

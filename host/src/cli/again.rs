@@ -74,7 +74,11 @@ impl WhichArgs {
     /// The jobs that are meant, all of them dead.
     async fn jobs(&self, cluster: &Cluster) -> Result<Vec<JobId>, CliError> {
         if self.all {
-            return Ok(all(cluster).await?.iter().map(|report| report.job).collect());
+            let dead = all(cluster).await?;
+            if dead.len() == DEAD_MAX {
+                render::talk(format!("there may be more than {DEAD_MAX} dead jobs: the same command has the others"));
+            }
+            return Ok(dead.iter().map(|report| report.job).collect());
         }
         for job in &self.jobs {
             let report = get::find(cluster, *job).await?;

@@ -97,8 +97,8 @@ pub(crate) async fn queue(global: &Global, command: QueueCommand) -> Result<Exit
     let cluster = Cluster::connect(global).await?;
     match command {
         QueueCommand::Ls => list(global, &cluster).await?,
-        QueueCommand::Pause(args) => rest(global, &cluster, &args.queue, true).await?,
-        QueueCommand::Resume(args) => rest(global, &cluster, &args.queue, false).await?,
+        QueueCommand::Pause(args) => set_paused(global, &cluster, &args.queue, true).await?,
+        QueueCommand::Resume(args) => set_paused(global, &cluster, &args.queue, false).await?,
         QueueCommand::Purge(args) => purge(global, &cluster, &args).await?,
         QueueCommand::Rate(args) => rate(global, &cluster, &args).await?,
         QueueCommand::Route(args) => route(global, &cluster, &args).await?,
@@ -151,7 +151,7 @@ async fn row(cluster: &Cluster, nodes: &[NodeInfo], queue: String) -> Result<Row
     })
 }
 
-async fn rest(global: &Global, cluster: &Cluster, queue: &str, paused: bool) -> Result<(), CliError> {
+async fn set_paused(global: &Global, cluster: &Cluster, queue: &str, paused: bool) -> Result<(), CliError> {
     cluster.check_queue(queue).await?;
     let word = if paused { "paused" } else { "resumed" };
     let (rules, revision) = cluster.broker.rules(queue).await?;

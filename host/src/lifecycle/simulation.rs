@@ -592,7 +592,10 @@ impl World {
                     return true;
                 }
                 Refused::Leave => return false,
-                Refused::Again => {}
+                Refused::Again => {
+                    work.step = Step::Announce(report);
+                    return true;
+                }
             },
             _ => {}
         }

@@ -2,9 +2,10 @@
 //!
 //! `names` has every name, `setup` makes the streams, `pull` is the node's side of a queue (`doors`: how many slots
 //! ask; `anchor`: what keeps a queue from running empty), `logs` carries what jobs say, `search` finds what has no
-//! event yet, `events` reads many events. This file stores and reads single ones.
+//! event yet, `depth` counts, `events` reads many events. This file stores and reads single ones.
 
 mod anchor;
+mod depth;
 mod direct;
 mod doors;
 mod events;
@@ -34,10 +35,12 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use jiff::Timestamp;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
 use time::OffsetDateTime;
 
+pub use depth::{Depth, depth, oldest};
 pub use events::{Event, EventBatch, EventReader, Head};
 pub use expiries::{Expiry, Unstarted};
 pub use keys::Place;
@@ -47,7 +50,7 @@ pub use purge::{Purged, purge};
 pub use rules::{Rulebook, Turn};
 pub use schedules::{Kept, Tick};
 use search::message_of;
-pub use search::{Depth, depth, find_queued, has_message, jobs_in_queue, list_events, list_queued, oldest};
+pub use search::{find_queued, has_message, jobs_in_queue, list_events, list_queued};
 pub use setup::{SetupError, ensure_lane, ensure_queue, ensure_shared, lanes, queues};
 
 use crate::wire::{JobId, JobSpec, Report, State, timestamp};
@@ -261,6 +264,22 @@ impl Broker {
                 "a message was gone, or stays in its queue until a node takes it"
             );
         }
+    }
+
+    /// What time it is by the server's clock, which is what fires ticks.
+    pub async fn now(&self) -> Result<Timestamp, QueueError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            ts: Timestamp,
+        }
+        let unavailable = |reason: &dyn std::fmt::Display| QueueError::Unavailable {
+            what: "the time".into(),
+            reason: reason.to_string(),
+        };
+        let answer = self.client.request(format!("$JS.API.STREAM.INFO.{}", names::TICKS), Bytes::new()).await;
+        let answer = answer.map_err(|error| unavailable(&error))?;
+        let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|error| unavailable(&error))?;
+        Ok(answer.ts)
     }
 
     /// The event of a job.

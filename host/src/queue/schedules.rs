@@ -156,16 +156,4 @@ impl Broker {
             tracing::debug!(name, %error, "the tick of the schedule stays until it is due");
         }
     }
-
-    /// What time it is by the server's clock, which is what fires ticks.
-    pub async fn now(&self) -> Result<Timestamp, QueueError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            ts: Timestamp,
-        }
-        let answer = self.client.request(format!("$JS.API.STREAM.INFO.{}", names::TICKS), Bytes::new()).await;
-        let answer = answer.map_err(|error| unavailable(error.to_string()))?;
-        let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|error| unavailable(error.to_string()))?;
-        Ok(answer.ts)
-    }
 }
