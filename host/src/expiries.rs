@@ -87,6 +87,7 @@ async fn handle(broker: &Broker, now: &impl Fn() -> OffsetDateTime, expiry: &Exp
         let (queue, fresh) = (spec.queue.clone(), Report { spec: Some(spec.into()), ..Report::queued(expiry.job) });
         let report = stored.map_or(fresh, |stored| stored.report);
         let Some(mut expired) = lifecycle::on_expiry(report, Span(expires)) else { return Ok(()) };
+        expired.note_wait(now());
         expired.times.finished = timestamp(now());
         match broker.store(&expired, sequence).await {
             Ok(_) => {

@@ -74,10 +74,11 @@ impl Reconciler {
         self.read_on().await?;
         let due = self.due().await?;
         let mut gone = Vec::new();
-        for (queue, jobs) in self.without_message(due).await? {
-            let there = jobs_in_queue(&self.worker.broker, &queue, SEARCHED_MAX).await?;
-            // One that is not searched now is looked for the next time.
-            let Some(there) = there else { continue };
+        for (queue, jobs) in self.without_message(due).await {
+            // One that is not searched now is looked for the next time; one that is gone keeps nobody else waiting.
+            let there = jobs_in_queue(&self.worker.broker, &queue, SEARCHED_MAX).await;
+            let there = there.inspect_err(|error| tracing::warn!(queue, %error, "jobs cannot be looked for"));
+            let Ok(Some(there)) = there else { continue };
             gone.extend(jobs.into_iter().filter(|stored| !there.contains(&stored.report.job)));
         }
         for stored in gone {
@@ -140,20 +141,21 @@ impl Reconciler {
     }
 
     /// Of these, by queue, those whose message is not where the event says; what that is is told by a search.
-    async fn without_message(&mut self, due: Vec<Stored>) -> Result<BTreeMap<String, Vec<Stored>>, QueueError> {
+    async fn without_message(&mut self, due: Vec<Stored>) -> BTreeMap<String, Vec<Stored>> {
         let mut gone: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
         for stored in due {
             let Some(spec) = &stored.report.spec else { continue };
             let (queue, job) = (spec.queue.clone(), stored.report.job);
             let held = match stored.report.message.filter(|_| stored.report.state == State::Running) {
-                Some(message) => has_message(&self.worker.broker, &queue, message, job).await?,
+                // A queue that is gone is told of by the search.
+                Some(message) => has_message(&self.worker.broker, &queue, message, job).await.unwrap_or(false),
                 None => false,
             };
             if !held {
                 gone.entry(queue).or_default().push(stored);
             }
         }
-        Ok(gone)
+        gone
     }
 
     async fn mend(&mut self, Stored { report, sequence }: Stored) -> Result<(), QueueError> {

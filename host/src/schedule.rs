@@ -101,6 +101,9 @@ pub struct History {
     /// When somebody was there again after ticks were missed that are to be made up for, if any ever were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Timestamp>,
+    /// The revision of its entry: who replaces it must have seen it.
+    #[serde(skip)]
+    pub revision: u64,
 }
 
 /// What became of a tick.

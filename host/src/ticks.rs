@@ -1,9 +1,9 @@
 //! A node's part in recurring jobs: it takes ticks that are due, does what `schedule` decides, and looks
 //! now and then whether every schedule has a tick that waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use async_nats::jetstream::{AckKind, consumer::PullConsumer};
+use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -19,6 +19,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Wait before the ticks are asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How often it is said of a tick that it is being handled: a third of the time after which another node gets it.
+const HOLD_EVERY: Duration = Duration::from_secs(10);
 /// When it is looked whether the job has ended that a tick waits for: so long after the first look, and each time as much
 /// later again, up to the second.
 const LOOK_AT_LAST_JOB: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -66,7 +68,11 @@ async fn take(broker: &Broker) -> Result<(), QueueError> {
         let handled = match serde_json::from_slice::<Tick>(&message.payload) {
             Ok(tick) => {
                 let delivered = message.info().map_or(1, |info| info.delivered.unsigned_abs());
-                handle(broker, &tick, delivered).await.inspect_err(|error| {
+                let handled = tokio::select! {
+                    handled = handle(broker, &tick, delivered) => handled,
+                    never = hold(&message) => match never {},
+                };
+                handled.inspect_err(|error| {
                     tracing::warn!(schedule = tick.schedule, %error, "a tick could not be handled; it will come again");
                 })
             }
@@ -82,6 +88,16 @@ async fn take(broker: &Broker) -> Result<(), QueueError> {
         }
     }
     Ok(())
+}
+
+/// Keeps a tick from being given to somebody else as well.
+async fn hold(message: &Message) -> Infallible {
+    loop {
+        sleep(HOLD_EVERY).await;
+        if let Err(error) = message.ack_with(AckKind::Progress).await {
+            tracing::debug!(%error, "a tick could not be held");
+        }
+    }
 }
 
 /// Sees a tick through, and says how its message is to be answered.
@@ -113,7 +129,7 @@ async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind,
         if job != ticked.job {
             (ticked.job, ticked.skipped) = (job, skipped);
             history.add(ticked.clone());
-            broker.keep_history(&tick.schedule, &history).await?;
+            broker.keep_history(&tick.schedule, &mut history).await?;
         }
     }
     if let Some(due) = schedule.next(Some(&ticked)) {
@@ -186,7 +202,15 @@ async fn state(broker: &Broker, job: JobId) -> Result<State, QueueError> {
 async fn mend(broker: &Broker) -> Result<u64, QueueError> {
     let mut mended = 0;
     for name in broker.schedule_names().await? {
-        let Some(kept) = broker.schedule(&name).await? else { continue };
+        let kept = match broker.schedule(&name).await {
+            Ok(Some(kept)) => kept,
+            Ok(None) => continue,
+            // As one of a newer version. It keeps no other from its tick.
+            Err(error) => {
+                tracing::warn!(schedule = name, %error, "a schedule cannot be read");
+                continue;
+            }
+        };
         if kept.schedule.paused || broker.has_tick(&name, kept.revision).await? {
             continue;
         }

@@ -249,7 +249,10 @@ impl Worker {
         };
         match decision {
             Decision::Drop | Decision::LookFor { .. } => held.delivery.done().await,
-            Decision::Finish(report) => Box::pin(self.conclude(held, &spec, *report)).await,
+            Decision::Finish(mut report) => {
+                report.note_wait(self.time.now());
+                Box::pin(self.conclude(held, &spec, *report)).await;
+            }
             Decision::SendNext(report) => Box::pin(self.send_next(&held, &spec, &report)).await,
             Decision::Run { mut report, announce } => {
                 let limits = match limits {
@@ -296,11 +299,11 @@ impl Worker {
                 false => self.hand_back(held, None).await,
             };
         };
-        let waited = self.time.now() - held.delivery.published;
-        let waited = Duration::try_from(waited).unwrap_or_default();
+        let waited = self.waited(&held);
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
         if announce && let Err(overtaken) = Box::pin(self.announce(&mut held, &report)).await {
+            self.metrics.attempt_ended(held.queue, "overtaken", Duration::ZERO);
             self.leave(place).await;
             return held.let_go(overtaken).await;
         }
@@ -403,25 +406,25 @@ impl Worker {
     /// Stores that the attempt runs. An announcement that cannot be stored now is no reason to stop.
     /// Errors: somebody else has ended the job, or makes a later attempt.
     async fn announce(&self, held: &mut Held<'_>, report: &Report) -> Result<(), Refused> {
-        loop {
-            match self.broker.store(report, held.sequence).await {
-                Ok(sequence) => {
-                    held.sequence = sequence;
-                    return Ok(());
-                }
-                Err(QueueError::Refused { .. }) => {
-                    let Ok(stored) = self.event(report.job).await else { return Ok(()) };
-                    match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
-                        Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
-                        overtaken => return Err(overtaken),
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(job = %report.job, %error, "the attempt could not be announced");
-                    return Ok(());
+        match self.broker.store(report, held.sequence).await {
+            Ok(sequence) => held.sequence = sequence,
+            Err(QueueError::Refused { .. }) => {
+                let Ok(stored) = self.event(report.job).await else { return Ok(()) };
+                match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
+                    // Not announced again: what is stored may be how somebody else ended this attempt, and the message
+                    // for the next one would then be taken for one too many.
+                    Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
+                    overtaken => return Err(overtaken),
                 }
             }
+            Err(error) => tracing::warn!(job = %report.job, %error, "the attempt could not be announced"),
         }
+        Ok(())
+    }
+
+    /// How long a job's message has waited in its queue, or waits.
+    fn waited(&self, held: &Held<'_>) -> Duration {
+        Duration::try_from(self.time.now() - held.delivery.published).unwrap_or_default()
     }
 
     /// Memory that is promised to jobs now.

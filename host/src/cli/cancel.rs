@@ -109,7 +109,9 @@ async fn end_what_waits(broker: &Broker, job: JobId, known: &Report) -> Result<O
             Cancel::Wait => return Ok(None),
             Cancel::Finish(cancelled) => cancelled,
         };
-        cancelled.times.finished = timestamp(time::OffsetDateTime::now_utc());
+        let now = time::OffsetDateTime::now_utc();
+        cancelled.note_wait(now);
+        cancelled.times.finished = timestamp(now);
         match broker.store(&cancelled, sequence).await {
             Ok(_) => {
                 if let Some(spec) = &cancelled.spec {

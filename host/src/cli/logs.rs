@@ -33,7 +33,7 @@ pub(crate) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, CliErr
     if args.follow {
         return follow(global, &cluster, args.job).await;
     }
-    let lines = LogReader::so_far(&cluster.broker, args.job).await?;
+    let lines = LogReader::so_far(&cluster.broker, args.job, 1).await?;
     match global.json {
         true => render::json(&lines)?,
         false => print(&lines)?,
@@ -43,24 +43,37 @@ pub(crate) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, CliErr
 
 async fn follow(global: &Global, cluster: &Cluster, job: JobId) -> Result<Exit, CliError> {
     let mut pieces = LogReader::follow(&cluster.broker.jetstream, job).await?;
-    let mut ended = false;
+    let (mut ended, mut last) = (false, 0);
     loop {
         match timeout(QUIET, pieces.next()).await {
-            Ok(Some(lines)) if global.json => {
-                for line in &lines {
-                    render::line(&serde_json::to_string(line).map_err(CliError::platform)?)?;
-                }
+            Ok(Some((sequence, lines))) => {
+                print_each(global, &lines)?;
+                last = sequence;
             }
-            Ok(Some(lines)) => print(&lines)?,
             Ok(None) => return Ok(Exit::Done),
-            // The job had ended before, and nothing has come since.
-            Err(_) if ended => return Ok(Exit::Done),
+            // The job had ended before, and nothing has come since: what there is may be late, as after the server was
+            // started again.
+            Err(_) if ended => {
+                print_each(global, &LogReader::so_far(&cluster.broker, job, last + 1).await?)?;
+                return Ok(Exit::Done);
+            }
             Err(_) => {
                 let stored = cluster.broker.event(job).await;
                 ended = stored.is_ok_and(|stored| stored.is_some_and(|stored| stored.report.state.is_terminal()));
             }
         }
     }
+}
+
+/// Prints lines; with `--json` each as an object of its own.
+fn print_each(global: &Global, lines: &[LogLine]) -> Result<(), CliError> {
+    if !global.json {
+        return print(lines);
+    }
+    for line in lines {
+        render::line(&serde_json::to_string(line).map_err(CliError::platform)?)?;
+    }
+    Ok(())
 }
 
 fn print(lines: &[LogLine]) -> Result<(), CliError> {

@@ -68,7 +68,8 @@ pub(crate) async fn ps(global: &Global, args: PsArgs) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
-/// Jobs with an event and jobs that wait, those in a state that is `wanted`, the latest first.
+/// Jobs with an event, the latest, and jobs that wait, the oldest; those in a state that is `wanted`, by their ids with
+/// the latest first.
 pub(crate) async fn jobs(
     cluster: &Cluster,
     max: usize,
@@ -78,7 +79,7 @@ pub(crate) async fn jobs(
     let queues = queue::queues(&broker.jetstream).await?;
     // Those that nodes have are first in their queues: it takes as many more to find those that wait.
     let looked_at = match wanted(State::Queued) && !wanted(State::Running) {
-        true => max.saturating_add(nodes::list(broker).await?.iter().map(|node| node.slots).sum()),
+        true => nodes::list(broker).await?.iter().fold(max, |sum, node| sum.saturating_add(node.slots)),
         false => max,
     };
     let mut queued = Vec::new();

@@ -112,7 +112,10 @@ pub(crate) async fn schedule(global: &Global, command: ScheduleCommand) -> Resul
         ScheduleCommand::Ls => list(global, &cluster).await?,
         ScheduleCommand::Show(args) => show(global, &cluster, &args.name).await?,
         ScheduleCommand::Rm(args) => {
-            find(&cluster, &args.name).await?;
+            // Also one of a newer version, which cannot be read here.
+            if !cluster.broker.schedule_names().await?.contains(&args.name) {
+                return Err(unknown(&args.name));
+            }
             cluster.broker.remove_schedule(&args.name).await?;
             tell(global, &args.name, "removed")?;
         }
@@ -124,8 +127,11 @@ pub(crate) async fn schedule(global: &Global, command: ScheduleCommand) -> Resul
 }
 
 async fn find(cluster: &Cluster, name: &str) -> Result<Kept, CliError> {
-    let missing = || CliError::usage(format!("there is no schedule `{name}`")).hint("`wasmjob schedule ls` lists them");
-    cluster.broker.schedule(name).await?.ok_or_else(missing)
+    cluster.broker.schedule(name).await?.ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> CliError {
+    CliError::usage(format!("there is no schedule `{name}`")).hint("`wasmjob schedule ls` lists them")
 }
 
 async fn add(global: &Global, cluster: &Cluster, args: &AddArgs) -> Result<(), CliError> {
@@ -236,7 +242,15 @@ fn local(schedule: &Schedule, time: Timestamp) -> String {
 async fn list(global: &Global, cluster: &Cluster) -> Result<(), CliError> {
     let (mut rows, mut all) = (Vec::new(), Vec::new());
     for name in cluster.broker.schedule_names().await? {
-        let Some(Kept { schedule, .. }) = cluster.broker.schedule(&name).await? else { continue };
+        let schedule = match cluster.broker.schedule(&name).await {
+            Ok(Some(kept)) => kept.schedule,
+            Ok(None) => continue,
+            // The others are shown all the same.
+            Err(error) => {
+                cluster.warn(error.to_string());
+                continue;
+            }
+        };
         let history = cluster.broker.history(&name).await?;
         let (last, next) = (history.ticks.last(), ahead(&schedule, history.ticks.last(), 1));
         rows.push(vec![

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use super::{CliError, Exit, Global, common::Cluster, ps, render};
+use super::{CliError, Exit, Global, common::Cluster, render};
 use crate::{
     nodes::{self, NodeInfo},
     queue::{self, Depth},
     wire::{Report, State},
 };
 
-/// Jobs that are looked at for running ones and failures.
+/// The latest events that are looked at for failures.
 const RECENT: usize = 200;
 /// Failures that are shown.
 const FAILURES: usize = 5;
@@ -53,16 +53,16 @@ async fn look(cluster: &Cluster) -> Result<Status, CliError> {
         let state = cluster.broker.rules(&name).await?.0.state();
         queues.push(QueueStatus { queue: name, state, waiting, running, later });
     }
-    let jobs = ps::jobs(cluster, RECENT, |_| true).await?;
-    let failed = |job: &Report| matches!(job.state, State::Failed | State::Dead);
+    let failed = |state| matches!(state, State::Failed | State::Dead);
+    let recent = queue::list_events(&cluster.broker, RECENT, |_| true).await?;
     Ok(Status {
-        slots: nodes.iter().map(|node| node.slots).sum(),
-        slots_used: nodes.iter().map(|node| node.running).sum(),
-        memory_bytes: nodes.iter().map(|node| node.memory_bytes).sum(),
-        memory_promised_bytes: nodes.iter().map(|node| node.memory_promised_bytes).sum(),
+        slots: nodes.iter().fold(0, |sum, node| sum.saturating_add(node.slots)),
+        slots_used: nodes.iter().fold(0, |sum, node| sum.saturating_add(node.running)),
+        memory_bytes: nodes.iter().fold(0, |sum, node| sum.saturating_add(node.memory_bytes)),
+        memory_promised_bytes: nodes.iter().fold(0, |sum, node| sum.saturating_add(node.memory_promised_bytes)),
         nodes,
         queues,
-        recent_failures: jobs.into_iter().filter(failed).take(FAILURES).collect(),
+        recent_failures: recent.into_iter().filter(|job| failed(job.state)).take(FAILURES).collect(),
     })
 }
 

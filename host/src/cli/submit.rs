@@ -79,11 +79,16 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         false => None,
     };
     let submitted = Instant::now();
-    publish(&cluster, &spec, &own).await?;
-    let Some(waiter) = waiter else { return print_ids(global, &ids) };
+    let publish = publish(&cluster, &spec, &own);
+    let Some(waiter) = waiter else {
+        publish.await?;
+        return print_ids(global, &ids);
+    };
     let bar = render::spinner(format!("waiting for {}", plural(ids.len())));
+    // At the same time: the client keeps only so many ends that nobody has read.
+    let both = async { tokio::try_join!(publish, waiter.wait(&cluster.broker, &bar)) };
     let reports = tokio::select! {
-        reports = waiter.wait(&cluster.broker, &bar) => reports,
+        both = both => both.map(|((), reports)| reports),
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
             leave(global, &ids);

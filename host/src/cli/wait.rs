@@ -62,9 +62,15 @@ impl Waiter {
                     },
                     None => return Err(CliError::platform("the connection to NATS was closed")),
                 },
-                _ = look.tick() => for report in self.look(broker).await {
-                    self.note(report, &wanted, bar);
-                },
+                _ = look.tick() => {
+                    let found = self.look(broker).await;
+                    let all_ended = found.len() == LOOK_AT && found.iter().all(|report| report.state.is_terminal());
+                    found.into_iter().for_each(|report| self.note(report, &wanted, bar));
+                    // More may have ended of which nothing was heard.
+                    if all_ended {
+                        look.reset_immediately();
+                    }
+                }
             }
         }
         Ok(self.ids.iter().filter_map(|id| self.ended.remove(id)).collect())

@@ -592,10 +592,7 @@ impl World {
                     return true;
                 }
                 Refused::Leave => return false,
-                Refused::Again => {
-                    work.step = Step::Announce(report);
-                    return true;
-                }
+                Refused::Again => {}
             },
             _ => {}
         }

@@ -1,6 +1,9 @@
 //! Carries what jobs log: guests write, a task gathers and publishes, anybody reads.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{
     Client,
@@ -54,6 +57,8 @@ struct AttemptLog {
     writer: LogWriter,
     job: JobId,
     attempt: u32,
+    /// The beginning of a character of standard error, of which the rest was not written yet.
+    begun: Mutex<Vec<u8>>,
 }
 
 impl LogWriter {
@@ -66,19 +71,67 @@ impl LogWriter {
 
     /// Where an attempt writes to.
     pub fn of_attempt(&self, job: JobId, attempt: u32) -> Arc<dyn LogSink> {
-        Arc::new(AttemptLog { writer: self.clone(), job, attempt })
+        Arc::new(AttemptLog { writer: self.clone(), job, attempt, begun: Mutex::default() })
+    }
+}
+
+impl AttemptLog {
+    fn send(&self, stream: LogStream, piece: &[u8]) {
+        let line = LogLine { stream, attempt: self.attempt, text: String::from_utf8_lossy(piece).into_owned() };
+        if self.writer.send.try_send((self.job, line)).is_err() {
+            (self.writer.dropped)(piece.len() as u64);
+        }
     }
 }
 
 impl LogSink for AttemptLog {
     fn write(&self, stream: LogStream, bytes: &[u8]) {
-        for piece in bytes.chunks(PIECE_BYTES) {
-            let line = LogLine { stream, attempt: self.attempt, text: String::from_utf8_lossy(piece).into_owned() };
-            if self.writer.send.try_send((self.job, line)).is_err() {
-                (self.writer.dropped)(piece.len() as u64);
-            }
+        if stream != LogStream::Stderr {
+            return pieces(bytes).for_each(|piece| self.send(stream, piece));
+        }
+        // Pieces of standard error end anywhere.
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = [std::mem::take(&mut *begun).as_slice(), bytes].concat();
+        let (whole, rest) = bytes.split_at(bytes.len() - incomplete(&bytes));
+        pieces(whole).for_each(|piece| self.send(stream, piece));
+        begun.extend_from_slice(rest);
+    }
+}
+
+impl Drop for AttemptLog {
+    fn drop(&mut self) {
+        let begun = std::mem::take(self.begun.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !begun.is_empty() {
+            self.send(LogStream::Stderr, &begun);
         }
     }
+}
+
+/// Bytes as pieces that end with a character, if they are text.
+fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let first = &rest[..rest.len().min(PIECE_BYTES)];
+        let cut = if first.len() < rest.len() { incomplete(first) } else { 0 };
+        let (piece, left) = rest.split_at(first.len() - cut);
+        rest = left;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// How many bytes at the end are the beginning of a character: at most 3.
+fn incomplete(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(3)..];
+    let begins = |(at, byte): (usize, &u8)| {
+        let length = match byte {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => return None,
+        };
+        Some(tail.len() - at).filter(|there| *there < length)
+    };
+    tail.iter().enumerate().rev().find_map(begins).unwrap_or(0)
 }
 
 async fn publish_all(client: Client, mut receive: mpsc::Receiver<(JobId, LogLine)>) {
@@ -117,10 +170,9 @@ fn messages(waiting: &mut Vec<(JobId, LogLine)>) -> Vec<(JobId, Bytes)> {
 pub struct LogReader;
 
 impl LogReader {
-    /// What there is now, oldest first.
-    pub async fn so_far(broker: &Broker, job: JobId) -> Result<Vec<LogLine>, QueueError> {
+    /// What there is now from the message with this sequence on, oldest first.
+    pub async fn so_far(broker: &Broker, job: JobId, mut from: u64) -> Result<Vec<LogLine>, QueueError> {
         let mut lines = Vec::new();
-        let mut from = 1;
         loop {
             let log = names::log(job);
             let Batch { messages, is_last } =
@@ -133,11 +185,11 @@ impl LogReader {
         }
     }
 
-    /// What there is now and what comes, until the caller stops listening.
+    /// What there is now and what comes, until the caller stops listening: lines, and the sequence of their message.
     pub async fn follow(
         jetstream: &Context,
         job: JobId,
-    ) -> Result<impl futures_util::Stream<Item = Vec<LogLine>> + Unpin + use<>, QueueError> {
+    ) -> Result<impl futures_util::Stream<Item = (u64, Vec<LogLine>)> + Unpin + use<>, QueueError> {
         let unavailable = |reason: String| QueueError::Unavailable { what: format!("the log of job {job}"), reason };
         let config = OrderedConfig {
             filter_subject: names::log(job),
@@ -147,11 +199,40 @@ impl LogReader {
         let stream = jetstream.get_stream_no_info(names::LOGS).await.map_err(|error| unavailable(error.to_string()))?;
         let consumer = stream.create_consumer(config).await.map_err(|error| unavailable(error.to_string()))?;
         let messages = consumer.messages().await.map_err(|error| unavailable(error.to_string()))?;
-        let lines = messages.map(|message| message.map(|message| parse(&message.payload)).unwrap_or_default());
+        let lines = messages.filter_map(async |message| {
+            let message = message.ok()?;
+            let sequence = message.info().ok()?.stream_sequence;
+            Some((sequence, parse(&message.payload)))
+        });
         Ok(Box::pin(lines))
     }
 }
 
 fn parse(message: &[u8]) -> Vec<LogLine> {
     message.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn text_is_whole_wherever_it_was_cut() {
+        let (send, mut receive) = mpsc::channel(WAITING_MAX);
+        let writer = LogWriter { send, dropped: Arc::new(|_| panic!("there is room")) };
+        let mut said = |bytes: &[u8], cut: usize| {
+            let log = writer.of_attempt(crate::wire::new_job_id(), 1);
+            bytes.chunks(cut).for_each(|piece| log.write(LogStream::Stderr, piece));
+            drop(log);
+            let lines: Vec<LogLine> = std::iter::from_fn(|| Some(receive.try_recv().ok()?.1)).collect();
+            assert!(lines.iter().all(|line| line.text.len() <= PIECE_BYTES));
+            lines.into_iter().map(|line| line.text).collect::<String>()
+        };
+        let text = "aä€😀".repeat(1_000);
+        for cut in [1, 2, 3, 5, 7, 4_096, 8_193, 100_000] {
+            assert!(said(text.as_bytes(), cut) == text, "cut after {cut} bytes");
+        }
+        // What is no text is replaced, and what is only begun is not kept back for ever.
+        assert_eq!(said(b"\xff\xf0\x9f", 3), "\u{fffd}\u{fffd}");
+    }
 }

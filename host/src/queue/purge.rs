@@ -77,6 +77,10 @@ async fn end(
         None => "waits for a time".into(),
     };
     let end = store_end(broker, job, &message, dry_run).await?;
+    if end == End::Now && !dry_run {
+        // A node may have it and wait for its turn or for memory: it need not any more.
+        broker.say_cancelled(job).await;
+    }
     if end != End::AtANode && !dry_run {
         broker.remove(queue, message.sequence).await;
     }
@@ -105,7 +109,9 @@ async fn store_end(broker: &Broker, job: JobId, message: &StoredMessage, dry_run
             Cancel::Wait => return Ok(End::AtANode),
             Cancel::Finish(_) if dry_run => return Ok(End::Now),
             Cancel::Finish(mut cancelled) => {
-                cancelled.times.finished = timestamp(OffsetDateTime::now_utc());
+                let now = OffsetDateTime::now_utc();
+                cancelled.note_wait(now);
+                cancelled.times.finished = timestamp(now);
                 match broker.store(&cancelled, sequence).await {
                     Ok(_) => return Ok(End::Now),
                     Err(QueueError::Refused { .. }) => {}

@@ -53,15 +53,8 @@ impl Broker {
     /// Keeps the rules of a queue over those with `revision`. Errors: also if somebody else changed them.
     pub async fn keep_rules(&self, queue: &str, rules: &Rules, revision: u64) -> Result<(), QueueError> {
         let value = Bytes::from(serde_json::to_vec(rules).expect("rules have only string keys"));
-        let (before, _) = self.rules(queue).await?;
         let kept = self.queue_bucket().await?.update(names::rules_key(queue), value, revision).await;
-        kept.map_err(|error| unavailable(format!("those of {queue} changed meanwhile: {error}")))?;
-        if before.rate == rules.rate {
-            return Ok(());
-        }
-        // The next turn was counted under another rate.
-        let keys = self.jetstream.get_key_value(names::KEYS).await.map_err(|error| unavailable(error.to_string()))?;
-        keys.purge(names::turn_key(queue)).await.map_err(|error| unavailable(error.to_string()))
+        kept.map(drop).map_err(|error| unavailable(format!("those of {queue} changed meanwhile: {error}")))
     }
 
     /// The routes, and their revision.
@@ -124,8 +117,10 @@ impl Broker {
                 None => (0, None),
             };
             let now = self.now().await?;
-            if let Some(next) = next.filter(|next: &Timestamp| *next > now) {
-                return Ok(Turn::In(next.duration_since(now).unsigned_abs()));
+            // One that is further away was counted under another rate.
+            let wait = next.map(|next: Timestamp| next.duration_since(now)).filter(|wait| *wait <= interval);
+            if let Some(wait) = wait.filter(|wait| wait.is_positive()) {
+                return Ok(Turn::In(wait.unsigned_abs()));
             }
             // Whoever waited for a turn comes a little late, which shall not add up.
             let turn = next.filter(|next| now.duration_since(*next) < LATE).unwrap_or(now);

@@ -106,15 +106,21 @@ impl Broker {
 
     /// What is known of a schedule's past.
     pub async fn history(&self, name: &str) -> Result<History, QueueError> {
-        let entry = self.entry(names::history_key(name)).await?;
-        Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default())
+        let entry = self.schedules().await?.entry(names::history_key(name)).await;
+        let entry = entry.map_err(|error| unavailable(error.to_string()))?;
+        let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+        let known = entry.filter(|entry| entry.operation == Operation::Put);
+        let history = known.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        Ok(History { revision, ..history.unwrap_or_default() })
     }
 
-    /// Keeps what is known of a schedule's past.
-    pub async fn keep_history(&self, name: &str, history: &History) -> Result<(), QueueError> {
+    /// Keeps what is known of a schedule's past. Errors: also if somebody else did since it was read, who may have
+    /// decided about the same tick.
+    pub async fn keep_history(&self, name: &str, history: &mut History) -> Result<(), QueueError> {
         let value = Bytes::from(serde_json::to_vec(history).expect("a history has only string keys"));
-        let kept = self.schedules().await?.put(names::history_key(name), value).await;
-        kept.map(drop).map_err(|error| unavailable(error.to_string()))
+        let kept = self.schedules().await?.update(names::history_key(name), value, history.revision).await;
+        history.revision = kept.map_err(|error| unavailable(format!("the past of {name} changed: {error}")))?;
+        Ok(())
     }
 
     /// Lets the server deliver a tick when it is due; it replaces the one that waits.

@@ -20,11 +20,10 @@ use super::names::{self, Lane};
 const CANCELS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// A node is gone after this long without a heartbeat.
 pub const NODE_GONE: Duration = Duration::from_secs(120);
-/// How long logs are kept.
-const LOGS_KEPT: Duration = Duration::from_secs(86_400);
 /// Messages of one job's log; a message holds many lines.
 const LOG_MESSAGES_MAX: i64 = 10_000;
-/// Bytes of all logs together. The server sets them aside at once, so on a small disk the largest of
+/// Bytes of all logs together, of which the oldest go first: those of a dead job may be wanted for as long as it is
+/// kept. The server sets them aside at once, so on a small disk the largest of
 /// these is taken that it has room for.
 const LOGS_BYTES_MAX: [i64; 4] = [2 << 30, 256 << 20, 32 << 20, 4 << 20];
 /// Window in which a job that is published twice under one id is stored once.
@@ -163,7 +162,6 @@ async fn ensure_logs(jetstream: &Context, replicas: usize) -> Result<(), SetupEr
         let logs = Config {
             name: names::LOGS.into(),
             subjects: vec![names::LOGS_ALL.into()],
-            max_age: LOGS_KEPT,
             max_messages_per_subject: LOG_MESSAGES_MAX,
             max_bytes,
             allow_direct: true,

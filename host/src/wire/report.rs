@@ -1,12 +1,12 @@
 //! The report: a job's state, result and history, as events carry it and `--json` prints it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
-use wasmjob_runtime::{Digest, Outcome, Progress, Usage};
+use wasmjob_runtime::{Digest, Outcome, Progress, Usage, millis};
 
 use super::{JobId, JobSpec};
 
@@ -122,9 +122,22 @@ impl Report {
         next.or_else(|| self.spec.as_ref()?.starts_at())
     }
 
-    /// Reads a report from an event.
+    /// Reads a report from an event. A spec that this version does not know all of is left out: what became of the job
+    /// can be told without it.
     pub fn parse(event: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(event)
+        serde_json::from_slice(event).or_else(|error| {
+            let mut event: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(event)?;
+            event.remove("spec").ok_or(error)?;
+            serde_json::from_value(event.into())
+        })
+    }
+
+    /// Takes note of how long the job has waited until now, if it never started.
+    pub fn note_wait(&mut self, now: OffsetDateTime) {
+        let submitted = self.job.submitted();
+        if let Some(since) = submitted.max(self.due()).filter(|_| self.attempt == 0) {
+            self.usage.queue_ms = millis(Duration::try_from(now - since).unwrap_or_default());
+        }
     }
 
     /// The event to publish.
@@ -233,5 +246,40 @@ mod tests {
         assert_eq!(at(1_790_000_009_087_000_000), "2026-09-21T14:13:29.087Z");
         assert_eq!(timestamp(OffsetDateTime::UNIX_EPOCH.replace_year(-1).unwrap()), None);
         assert!(at(1_530_000_000) < at(1_531_000_000) && at(1_999_000_000) < at(2_000_000_000));
+    }
+
+    #[test]
+    fn what_became_of_a_job_is_told_also_if_its_spec_is_of_a_newer_version() {
+        let job = crate::wire::new_job_id();
+        let report = Report {
+            state: State::Succeeded,
+            attempt: 3,
+            output: Some(OutputValue::inline(b"42")),
+            spec: Some(JobSpec::new(job, "x").into()),
+            ..Report::queued(job)
+        };
+        let event = serde_json::to_value(&report).unwrap();
+        assert_eq!(Report::parse(event.to_string().as_bytes()).unwrap(), report);
+        let mut newer = event.clone();
+        newer["spec"]["from_the_future"] = true.into();
+        assert_eq!(Report::parse(newer.to_string().as_bytes()).unwrap(), Report { spec: None, ..report });
+        let mut nonsense = event;
+        nonsense["attempt"] = "many".into();
+        assert!(Report::parse(nonsense.to_string().as_bytes()).is_err());
+    }
+
+    #[test]
+    fn who_never_started_waited_all_the_time_since_it_could() {
+        let job = crate::wire::new_job_id();
+        let submitted = job.submitted().unwrap();
+        let waited = |mut report: Report| {
+            report.note_wait(submitted + Duration::from_secs(5));
+            report.usage.queue_ms
+        };
+        assert!((waited(Report::queued(job)) - 5_000.0).abs() < 1.0);
+        let at = timestamp(submitted + Duration::from_secs(2));
+        let later = JobSpec { at, ..JobSpec::new(job, "x") };
+        assert!((waited(Report { spec: Some(later.into()), ..Report::queued(job) }) - 3_000.0).abs() < 2.0);
+        assert!(waited(Report { attempt: 1, ..Report::queued(job) }).abs() < 1.0);
     }
 }

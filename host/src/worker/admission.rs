@@ -61,8 +61,7 @@ impl Worker {
 
     /// Leaves a job in the queue until there may be a place of its concurrency key: the slot is for others.
     pub(super) async fn put_off(&self, held: Held<'_>) {
-        let waited = self.time.now() - held.delivery.published;
-        let waited = Duration::try_from(waited).unwrap_or_default();
+        let waited = self.waited(&held);
         held.delivery.hand_back(Some((waited / 4).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1))).await;
     }
 

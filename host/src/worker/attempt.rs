@@ -30,13 +30,21 @@ impl Worker {
         signals: Arc<Signals>,
         release: (OwnedSemaphorePermit, oneshot::Sender<()>),
     ) -> AttemptReport {
+        let begun = Instant::now();
         let prepared = tokio::select! {
             prepared = self.prepare(spec, limits.input) => prepared,
             () = signals.cancelled() => Err(Box::new(Outcome::cancelled())),
         };
         let (component, input, compiled) = match prepared {
             Ok(prepared) => prepared,
-            Err(outcome) => return AttemptReport::unstarted(*outcome),
+            Err(outcome) => {
+                let mut report = AttemptReport::unstarted(*outcome);
+                report.usage.wall_ms = millis(begun.elapsed());
+                if report.outcome.limit == Some(Limit::Compile) {
+                    report.usage.compile_ms = report.usage.wall_ms;
+                }
+                return report;
+            }
         };
         let grants = match self.offers.resolve(spec, self.services(spec, number)).await {
             Ok(grants) => grants,

@@ -45,8 +45,7 @@ impl Worker {
             return Ok(Some(Unwanted::Duplicate(other)));
         }
         let Some(expires) = spec.expires_ms.map(Duration::from_millis) else { return Ok(None) };
-        let waited = Duration::try_from(self.time.now() - held.delivery.published).unwrap_or_default();
-        Ok((waited > expires).then_some(Unwanted::Expired(Span(expires))))
+        Ok((self.waited(held) > expires).then_some(Unwanted::Expired(Span(expires))))
     }
 
     /// Another job that has the key of this one: a client may have published it without asking.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::timeout;
-use wasmjob_runtime::{AttemptReport, Limit, Outcome};
+use wasmjob_runtime::{AttemptReport, Limit, Outcome, millis};
 
 use super::{BACKOFF, Held, LEFT_TO_OTHERS, Stopping, Worker};
 use crate::{
@@ -99,7 +99,8 @@ impl Worker {
         Some(held)
     }
 
-    pub(super) async fn end_unstarted(&self, held: Held<'_>, spec: &JobSpec, report: Report, outcome: Outcome) {
+    pub(super) async fn end_unstarted(&self, held: Held<'_>, spec: &JobSpec, mut report: Report, outcome: Outcome) {
+        report.usage.queue_ms = millis(self.waited(&held));
         let ended = AttemptReport::unstarted(outcome);
         let report = lifecycle::on_attempt_end(report, ended, None, &spec.retry, self.chance());
         self.conclude(held, spec, report).await;

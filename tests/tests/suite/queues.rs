@@ -167,10 +167,36 @@ async fn a_queue_that_rests_starts_nothing_that_a_slot_has_and_keeps_its_turns()
     cluster.wasmjob(&["queue", "resume", "default"]).succeeded();
     until_used(4.0, "they are taken again");
     assert_eq!(next_turn().await, turn, "nobody had a turn, and none was given for free");
-    cluster.wasmjob(&["queue", "rate", "default", "none"]).succeeded();
+    // One that is far off under the rate before is none under this.
+    cluster.wasmjob(&["queue", "rate", "default", "100/s"]).succeeded();
     for job in jobs.as_array().unwrap() {
         cluster.until_state(job["job"].as_str().unwrap(), "succeeded");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slot_has_and_has_not_started_is_purged_and_does_not_run() {
+    let cluster = Cluster::up_with(&["--slots", "4"]);
+    let keys = cluster.connect().await.jetstream.get_key_value(names::KEYS).await.unwrap();
+    cluster.wasmjob(&["queue", "rate", "default", "1/d"]).succeeded();
+    let hello = cluster.guest(&guest::says("hello"));
+    while keys.get(names::turn_key("default")).await.unwrap().is_none() {
+        cluster.submit(&[&hello]);
+    }
+    cluster.json(&["submit", "--repeat", "8", &hello]);
+    until("all slots have one", || (cluster.metric("n1", "wasmjob_slots_used") == 4.0).then_some(()));
+    let started = |cluster: &Cluster| {
+        let (_, metrics) = cluster.http("n1", "/metrics");
+        let count = |line: &&str| line.starts_with("wasmjob_attempt_seconds_count");
+        metrics.lines().filter(count).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = started(&cluster);
+    cluster.wasmjob(&["queue", "purge", "default"]).succeeded();
+    until("the slots are free", || (cluster.metric("n1", "wasmjob_slots_used") == 0.0).then_some(()));
+    assert_eq!(started(&cluster), before);
+    let cancelled = cluster.json(&["ps", "--state", "cancelled"]);
+    assert!(cancelled.as_array().unwrap().len() >= 8, "{cancelled}");
+    assert!(cancelled[0]["usage"]["queue_ms"].as_f64().unwrap() > 0.0, "{cancelled}");
 }
 
 /// The server removes the consumer of a lane that nobody asked for a day, as in a queue that is paused.

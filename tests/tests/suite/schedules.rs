@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use rustix::process::Signal;
 use serde_json::Value;
 use time::OffsetDateTime;
-use wasmjob_host::{queue::Tick, wire::timestamp};
+use wasmjob_host::{
+    queue::{Tick, names},
+    wire::timestamp,
+};
 use wasmjob_tests::{Cluster, Seen, guest, until};
 
 fn shown(cluster: &Cluster, name: &str) -> Value {
@@ -98,12 +101,28 @@ async fn a_schedule_that_lost_its_tick_gets_one() {
     let due = kept.schedule.next(None).unwrap();
     broker.send_tick(&Tick { schedule: "replaced".into(), revision: kept.revision - 1, due }).await.unwrap();
     assert!(!broker.has_tick("replaced", kept.revision).await.unwrap());
+    // One that cannot be read, as one of a newer version, keeps no other from being looked after, and can be removed.
+    let bucket = broker.jetstream.get_key_value(names::SCHEDULES).await.unwrap();
+    bucket.put(names::schedule_key("newer"), r#"{"v":1,"name":"newer","from_the_future":true}"#.into()).await.unwrap();
+    let listed = cluster.wasmjob(&["schedule", "ls"]).succeeded().saying(&["newer", "from_the_future"]);
+    assert!(listed.text().contains("replaced"), "{}", listed.text());
     // A node looks when it starts, and every 30 s.
     let pid = cluster.node("n1")["pid"].clone();
     cluster.kill(u32::try_from(pid.as_u64().unwrap()).unwrap());
     until("the node is there again", || (cluster.node("n1")["pid"] != pid).then_some(()));
     until("it has one", || (cluster.metric("n1", r#"wasmjob_reconciled_total{kind="tick"}"#) == 1.0).then_some(()));
     assert!(broker.has_tick("replaced", kept.revision).await.unwrap());
+    cluster.wasmjob(&["schedule", "rm", "newer"]).succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_decide_about_a_tick_one_is_told_that_the_other_did() {
+    let broker = Cluster::shared().connect().await;
+    let mut one = broker.history("contested").await.unwrap();
+    let mut other = broker.history("contested").await.unwrap();
+    broker.keep_history("contested", &mut one).await.unwrap();
+    assert!(broker.keep_history("contested", &mut other).await.is_err());
+    broker.keep_history("contested", &mut one).await.unwrap();
 }
 
 /// The second of the day.
