@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     queue::{Broker, QueueError, Tick, find_queued, names},
-    schedule::{Action, Decision, History, Schedule, Ticked},
+    schedule::{Action, Decision, History, MISSED_AFTER, Missed, Schedule, Ticked},
     wire::{JobId, JobSpec, State},
     worker::Worker,
 };
@@ -113,8 +113,15 @@ async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind,
         return Ok(AckKind::Ack);
     }
     let mut history = broker.history(&tick.schedule).await?;
-    let (mut ticked, again) = match history.decided(tick.due) {
-        Some(decided) => (decided.clone(), true),
+    let decided = match history.decided(tick.due).cloned() {
+        Some(decided) if is_too_late(broker, schedule, &decided).await? => {
+            history.ticks.pop();
+            None
+        }
+        decided => decided,
+    };
+    let (mut ticked, again) = match decided {
+        Some(decided) => (decided, true),
         None => match decide(broker, schedule, tick.due, &mut history).await? {
             Some(decided) => (decided, false),
             None => {
@@ -136,6 +143,13 @@ async fn handle(broker: &Broker, tick: &Tick, delivered: u64) -> Result<AckKind,
         broker.send_tick(&Tick { due, ..tick.clone() }).await?;
     }
     Ok(AckKind::Ack)
+}
+
+/// Whether a tick was to have a job that could not be submitted in time, and is to be decided anew.
+async fn is_too_late(broker: &Broker, schedule: &Schedule, decided: &Ticked) -> Result<bool, QueueError> {
+    let Some(job) = decided.job.filter(|_| schedule.missed != Missed::All) else { return Ok(false) };
+    let lag = broker.now().await?.duration_since(decided.due);
+    Ok(Duration::try_from(lag).is_ok_and(|lag| lag > MISSED_AFTER) && !broker.is_known(job).await?)
 }
 
 /// Decides about a tick and writes it down, before anything else is done. `None` if it has to wait.

@@ -302,10 +302,9 @@ impl Worker {
         let waited = self.waited(&held);
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
-        if announce && let Err(overtaken) = Box::pin(self.announce(&mut held, &report)).await {
-            self.metrics.attempt_ended(held.queue, "overtaken", Duration::ZERO);
+        if announce && let Err(end) = Box::pin(self.announce_surely(&mut held, &report)).await {
             self.leave(place).await;
-            return held.let_go(overtaken).await;
+            return self.finish(held, &spec, report, end, (waited, Instant::now())).await;
         }
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
@@ -350,10 +349,14 @@ impl Worker {
             }
             End::HandedBack => {
                 self.metrics.attempt_ended(&queue, "handed_back", started.elapsed());
-                if held.sequence > 0 {
-                    Box::pin(self.give_up(&held, report)).await;
+                let overtaken = match held.sequence {
+                    0 => None,
+                    _ => Box::pin(self.give_up(&held, report)).await,
+                };
+                match overtaken {
+                    Some(refused) => held.let_go(refused).await,
+                    None => self.hand_back(held, None).await,
                 }
-                self.hand_back(held, None).await;
             }
         }
     }
@@ -392,24 +395,39 @@ impl Worker {
                         continue;
                     }
                     report.progress = progress;
-                    if let Err(refused) = Box::pin(self.announce(held, report)).await {
-                        signals.cancel();
-                        return End::Overtaken(refused);
+                    match Box::pin(self.announce(held, report)).await {
+                        Ok(stored) => announced = stored,
+                        Err(refused) => {
+                            signals.cancel();
+                            return End::Overtaken(refused);
+                        }
                     }
-                    announced = true;
                     tick.reset_after(PROGRESS_EVERY);
                 }
             }
         }
     }
 
-    /// Stores that the attempt runs. An announcement that cannot be stored now is no reason to stop.
+    /// Announces an attempt before it starts, however long that takes. Errors: it is not to start.
+    async fn announce_surely(&self, held: &mut Held<'_>, report: &Report) -> Result<(), End> {
+        let mut wait = BACKOFF.0;
+        while !self.announce(held, report).await.map_err(End::Overtaken)? {
+            if self.stopping.is_cancelled() {
+                return Err(End::HandedBack);
+            }
+            self.pause(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+        Ok(())
+    }
+
+    /// Stores that the attempt runs; says no if that cannot be stored now, which is no reason to stop one that does.
     /// Errors: somebody else has ended the job, or makes a later attempt.
-    async fn announce(&self, held: &mut Held<'_>, report: &Report) -> Result<(), Refused> {
+    async fn announce(&self, held: &mut Held<'_>, report: &Report) -> Result<bool, Refused> {
         match self.broker.store(report, held.sequence).await {
             Ok(sequence) => held.sequence = sequence,
             Err(QueueError::Refused { .. }) => {
-                let Ok(stored) = self.event(report.job).await else { return Ok(()) };
+                let Ok(stored) = self.event(report.job).await else { return Ok(false) };
                 match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
                     // Not announced again: what is stored may be how somebody else ended this attempt, and the message
                     // for the next one would then be taken for one too many.
@@ -417,9 +435,12 @@ impl Worker {
                     overtaken => return Err(overtaken),
                 }
             }
-            Err(error) => tracing::warn!(job = %report.job, %error, "the attempt could not be announced"),
+            Err(error) => {
+                tracing::warn!(job = %report.job, %error, "the attempt could not be announced");
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// How long a job's message has waited in its queue, or waits.

@@ -1,6 +1,6 @@
 //! `wasmjob replay`: an attempt of a job of the cluster once more, in this process.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use clap::Args;
 use wasmjob_runtime::{AccessError, Artifacts, Blob, Digest, Limits};
@@ -61,15 +61,9 @@ pub(crate) async fn replay(global: &Global, args: ReplayArgs) -> Result<Exit, Cl
         children: Arc::new(NoChildren),
     };
     let grants = Offers::of(config).resolve(&spec, services).await?;
-    let wanted = Wanted {
-        number: past.attempt.max(1),
-        limits: limits(&cluster, &spec)?,
-        soft: Duration::from_millis(spec.soft_ms),
-        spec,
-        component,
-        input,
-        grants,
-    };
+    let limits = limits(&cluster, &spec)?;
+    let wanted =
+        Wanted { number: past.attempt.max(1), soft: spec.soft(limits.wall_ms), limits, spec, component, input, grants };
     let (report, output) = here::attempt(global, config, artifacts, wanted).await?;
     tell(global.json, past.attempt, &compare(&past, &report, output.as_ref()));
     Ok(here::conclude(global, &report))

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal,
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     grants::{Folders, Offers},
     nodes::{self, NodeInfo},
-    queue::names::Lane,
+    queue::{QueueError, names::Lane},
     wire::{Grant, Input, JobId, JobSpec, Report, State, new_job_id},
     worker::INLINE_BYTES_MAX,
 };
@@ -79,7 +80,8 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         false => None,
     };
     let submitted = Instant::now();
-    let publish = publish(&cluster, &spec, &own);
+    let published = AtomicUsize::new(0);
+    let publish = publish(&cluster, &spec, &own, &published);
     let Some(waiter) = waiter else {
         publish.await?;
         return print_ids(global, &ids);
@@ -91,7 +93,7 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
         both = both => both.map(|((), reports)| reports),
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
-            leave(global, &ids);
+            leave(global, &ids, published.load(Ordering::Relaxed));
         }
     };
     bar.finish_and_clear();
@@ -104,9 +106,10 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
     Ok(exit)
 }
 
-/// Ends the process, and says that the jobs do not end with it.
-fn leave(global: &Global, ids: &[JobId]) -> ! {
+/// Ends the process, and says that the jobs do not end with it, as far as they were `published`.
+fn leave(global: &Global, ids: &[JobId], published: usize) -> ! {
     let text = match ids {
+        _ if published < ids.len() => format!("{published} of {} were submitted and go on", plural(ids.len())),
         [id] => format!("job {id} goes on: `wasmjob result --wait {id}` waits for it, `wasmjob cancel {id}` ends it"),
         ids => format!("{} jobs go on: `wasmjob ps` lists them", ids.len()),
     };
@@ -215,14 +218,17 @@ fn offered_name(nodes: &[NodeInfo], path: &str) -> Result<String, CliError> {
 }
 
 /// Publishes the jobs, many at a time.
-async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId]) -> Result<(), CliError> {
+/// Submits the jobs, and counts those that were.
+async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId], published: &AtomicUsize) -> Result<(), CliError> {
     use futures_util::{StreamExt, TryStreamExt};
     let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
     let broker = &cluster.broker;
-    jobs.map(|job| async move { broker.submit(&job).await.map(drop) })
-        .buffer_unordered(256)
-        .try_collect::<()>()
-        .await?;
+    let submit = |job| async move {
+        broker.submit(&job).await?;
+        published.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, QueueError>(())
+    };
+    jobs.map(submit).buffer_unordered(256).try_collect::<()>().await?;
     let lane = Lane { class: spec.class(), word: format!("p{}", spec.priority) };
     if lane != Lane::usual() {
         broker.announce_lane(&spec.queue).await;

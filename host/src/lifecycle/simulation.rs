@@ -594,7 +594,11 @@ impl World {
                 Refused::Leave => return false,
                 Refused::Again => {}
             },
-            _ => {}
+            // It is said until there is an answer.
+            _ => {
+                work.step = Step::Announce(report);
+                return true;
+            }
         }
         work.step = Step::Run { report, announced: true };
         true

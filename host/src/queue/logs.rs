@@ -129,7 +129,8 @@ fn incomplete(bytes: &[u8]) -> usize {
             0xf0..=0xf4 => 4,
             _ => return None,
         };
-        Some(tail.len() - at).filter(|there| *there < length)
+        let goes_on = tail[at + 1..].iter().all(|byte| byte & 0xc0 == 0x80);
+        Some(tail.len() - at).filter(|there| goes_on && *there < length)
     };
     tail.iter().enumerate().rev().find_map(begins).unwrap_or(0)
 }
@@ -234,5 +235,6 @@ mod tests {
         }
         // What is no text is replaced, and what is only begun is not kept back for ever.
         assert_eq!(said(b"\xff\xf0\x9f", 3), "\u{fffd}\u{fffd}");
+        assert_eq!(incomplete(b"caf\xe9\n"), 0);
     }
 }

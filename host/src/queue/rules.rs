@@ -118,9 +118,9 @@ impl Broker {
             };
             let now = self.now().await?;
             // One that is further away was counted under another rate.
-            let wait = next.map(|next: Timestamp| next.duration_since(now)).filter(|wait| *wait <= interval);
-            if let Some(wait) = wait.filter(|wait| wait.is_positive()) {
-                return Ok(Turn::In(wait.unsigned_abs()));
+            let next = next.filter(|next: &Timestamp| next.duration_since(now) <= interval);
+            if let Some(next) = next.filter(|next| *next > now) {
+                return Ok(Turn::In(next.duration_since(now).unsigned_abs()));
             }
             // Whoever waited for a turn comes a little late, which shall not add up.
             let turn = next.filter(|next| now.duration_since(*next) < LATE).unwrap_or(now);

@@ -1,6 +1,6 @@
 //! The job spec: what is asked for, as a message that any NATS client can publish.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -421,6 +421,11 @@ impl JobSpec {
         self.check_available()
     }
 
+    /// After how long a job with this wall limit is told to come to an end: while a tenth of that is left.
+    pub fn soft(&self, wall_ms: u64) -> Duration {
+        Duration::from_millis(self.soft_ms.min(wall_ms - wall_ms / 10))
+    }
+
     /// When it may start: nothing if that is at once.
     pub fn starts_at(&self) -> Option<OffsetDateTime> {
         OffsetDateTime::parse(self.at.as_deref()?, &Rfc3339).ok()
@@ -660,6 +665,15 @@ mod tests {
 
     fn parse(rest: &str) -> Result<JobSpec, SpecError> {
         JobSpec::parse(format!(r#"{{"v":1,"id":"{ID}","component":"hello"{rest}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn a_job_is_told_to_end_while_there_is_time_for_that() {
+        let soft = |soft_ms, wall_ms| {
+            JobSpec { soft_ms, ..JobSpec::new(crate::wire::new_job_id(), "x") }.soft(wall_ms).as_millis()
+        };
+        assert_eq!([soft(3_600_000, 7_200_000), soft(3_600_000, 600_000), soft(5, 5)], [3_600_000, 540_000, 5]);
+        assert_eq!(soft(u64::MAX, u64::MAX), u128::from(u64::MAX - u64::MAX / 10));
     }
 
     #[test]

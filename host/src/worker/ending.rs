@@ -146,14 +146,20 @@ impl Worker {
         self.end_unstarted(held, spec, report, outcome).await;
     }
 
-    /// Stores that this node's attempt ended without a result, so that it is not taken for lost.
-    pub(super) async fn give_up(&self, held: &Held<'_>, report: Report) {
+    /// Stores that this node's attempt ended without a result, so that it is not taken for lost. Says if the message is
+    /// not this node's to hand back any more: somebody else works on it, or has ended the job.
+    pub(super) async fn give_up(&self, held: &Held<'_>, report: Report) -> Option<Refused> {
         let report = lifecycle::on_hand_back(report);
-        let stored = self.broker.store(&report, held.sequence);
+        let stored = timeout(BACKOFF.1, self.broker.store(&report, held.sequence)).await.ok()?;
         // Without it the attempt counts as lost, which a job survives a few times.
-        if let Ok(Err(error)) = timeout(BACKOFF.1, stored).await {
-            tracing::warn!(job = %report.job, %error, "that the attempt was handed back could not be stored");
+        let error = stored.err()?;
+        tracing::warn!(job = %report.job, %error, "that the attempt was handed back could not be stored");
+        if !matches!(error, QueueError::Refused { .. }) {
+            return None;
         }
+        let stored = self.event(report.job).await.ok()?;
+        let refused = lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), &report);
+        (refused != Refused::Again).then_some(refused)
     }
 
     pub(super) async fn hand_back(&self, held: Held<'_>, after: Option<Duration>) {

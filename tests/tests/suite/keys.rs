@@ -151,6 +151,24 @@ fn a_place_of_a_node_that_died_is_free_after_its_lease() {
     cluster.signal_node("n1", Signal::CONT);
 }
 
+/// The node that slept must not hand back the message that another one works on by now.
+#[test]
+fn a_node_that_lost_its_place_asleep_leaves_the_job_to_who_has_it() {
+    let cluster = Cluster::up_with(&["--listen", "127.0.0.1", "--slots", "1"]);
+    let sleeps = cluster.guest(&guest::sleeps_ms(9_000));
+    let job = cluster.submit(&[&["--concurrency", "printer=1", sleeps.as_str()], &SMALL[..]].concat());
+    cluster.until_state(&job, "running");
+    let _n2 = cluster.join("n2", &["--slots", "1"]);
+    cluster.signal_node("n1", Signal::STOP);
+    until("the other one has it", || {
+        let report = cluster.json(&["get", &job]);
+        (report["node"] == "n2" && report["state"] == "running").then_some(())
+    });
+    cluster.signal_node("n1", Signal::CONT);
+    let report = cluster.until_state(&job, "succeeded");
+    assert_eq!((&report["attempt"], &report["node"]), (&2.into(), &"n2".into()), "{report}");
+}
+
 #[test]
 fn keys_that_make_no_sense_are_refused() {
     let cluster = Cluster::shared();

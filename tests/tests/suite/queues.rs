@@ -168,10 +168,12 @@ async fn a_queue_that_rests_starts_nothing_that_a_slot_has_and_keeps_its_turns()
     until_used(4.0, "they are taken again");
     assert_eq!(next_turn().await, turn, "nobody had a turn, and none was given for free");
     // One that is far off under the rate before is none under this.
-    cluster.wasmjob(&["queue", "rate", "default", "100/s"]).succeeded();
+    cluster.wasmjob(&["queue", "rate", "default", "10/s"]).succeeded();
+    let started = Instant::now();
     for job in jobs.as_array().unwrap() {
         cluster.until_state(job["job"].as_str().unwrap(), "succeeded");
     }
+    assert!(started.elapsed() >= Duration::from_millis(7 * 100 - 50), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
