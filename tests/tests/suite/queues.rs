@@ -219,7 +219,7 @@ async fn jobs_are_taken_also_after_the_consumer_of_a_lane_has_gone() {
 #[test]
 fn jobs_that_wait_are_listed_however_many_are_before_them() {
     let cluster = Cluster::up_with(&["--slots", "3"]);
-    let sleeps = cluster.guest(&guest::sleeps_ms(60_000));
+    let sleeps = cluster.guest(&guest::sleeps_ms(600_000));
     let args = ["submit", "--repeat", "6", "--limit", "memory=1MiB", &sleeps];
     let jobs: Vec<Value> = cluster.json(&args).as_array().unwrap().iter().map(|job| job["job"].clone()).collect();
     cluster.until_state(jobs[2].as_str().unwrap(), "running");
