@@ -286,7 +286,11 @@ pub fn on_refused(stored: Option<&Report>, report: &Report) -> Refused {
     let same_message = stored.message == report.message;
     let overtaken = match stored.attempt.cmp(&report.attempt) {
         Ordering::Greater => true,
-        Ordering::Equal => report.attempt < stored.counts_from || !same_message && stored.state != State::Queued,
+        Ordering::Equal => {
+            // Two nodes can decide to make the same attempt, if the first one does not get to say so in time.
+            let is_anothers = stored.state == State::Running && stored.node != report.node;
+            report.attempt < stored.counts_from || is_anothers || !same_message && stored.state != State::Queued
+        }
         Ordering::Less => false,
     };
     match overtaken && report.state != State::Succeeded {
@@ -495,6 +499,7 @@ mod tests {
         for (stored, answer) in [
             (at(1, State::Running, 7), Refused::Again),
             (at(1, State::Cancelled, 7), Refused::Drop),
+            (Report { node: Some("b".into()), ..at(1, State::Running, 7) }, Refused::Leave),
             (at(2, State::Running, 7), Refused::Leave),
             (at(2, State::Running, 8), Refused::Drop),
             (at(1, State::Retrying, 8), Refused::Drop),

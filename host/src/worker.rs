@@ -302,9 +302,19 @@ impl Worker {
         let waited = self.waited(&held);
         self.metrics.attempt_started(held.queue, Some(waited));
         report.times.started = timestamp(OffsetDateTime::now_utc());
-        if announce && let Err(end) = Box::pin(self.announce_surely(&mut held, &report)).await {
-            self.leave(place).await;
-            return self.finish(held, &spec, report, end, (waited, Instant::now())).await;
+        if announce {
+            let announced = tokio::select! {
+                biased;
+                announced = Box::pin(self.announce_surely(&mut held, &report)) => announced,
+                // The attempt ends as soon as it begins.
+                () = signals.cancelled() => Ok(()),
+                () = self.draining.cancelled() => Err(End::HandedBack),
+                () = self.until_place_is_lost(place.as_mut(), spec.id, lease) => Err(End::HandedBack),
+            };
+            if let Err(end) = announced {
+                self.leave(place).await;
+                return self.finish(held, &spec, report, end, (waited, Instant::now())).await;
+            }
         }
         let started = Instant::now();
         let (release, freed) = oneshot::channel::<()>();
@@ -429,9 +439,12 @@ impl Worker {
             Err(QueueError::Refused { .. }) => {
                 let Ok(stored) = self.event(report.job).await else { return Ok(false) };
                 match lifecycle::on_refused(stored.as_ref().map(|stored| &stored.report), report) {
-                    // Not announced again: what is stored may be how somebody else ended this attempt, and the message
-                    // for the next one would then be taken for one too many.
-                    Refused::Again => held.sequence = stored.map_or(0, |stored| stored.sequence),
+                    Refused::Again => {
+                        held.sequence = stored.as_ref().map_or(0, |stored| stored.sequence);
+                        // Not announced again over this very attempt: it may be how somebody else ended it, and the
+                        // message for the next one would then be taken for one too many.
+                        return Ok(stored.is_some_and(|stored| stored.report.attempt >= report.attempt));
+                    }
                     overtaken => return Err(overtaken),
                 }
             }

@@ -109,7 +109,11 @@ pub(crate) async fn submit(global: &Global, args: SubmitArgs) -> Result<Exit, Cl
 /// Ends the process, and says that the jobs do not end with it, as far as they were `published`.
 fn leave(global: &Global, ids: &[JobId], published: usize) -> ! {
     let text = match ids {
-        _ if published < ids.len() => format!("{published} of {} were submitted and go on", plural(ids.len())),
+        [id] if published == 0 => format!("job {id} may have been submitted: `wasmjob get {id}` tells"),
+        ids if published == 0 => format!("{} may have been submitted: `wasmjob ps` lists them", plural(ids.len())),
+        ids if published < ids.len() => {
+            format!("{published} of {} were submitted, or some more, and go on", plural(ids.len()))
+        }
         [id] => format!("job {id} goes on: `wasmjob result --wait {id}` waits for it, `wasmjob cancel {id}` ends it"),
         ids => format!("{} jobs go on: `wasmjob ps` lists them", ids.len()),
     };

@@ -592,7 +592,13 @@ impl World {
                     return true;
                 }
                 Refused::Leave => return false,
-                Refused::Again => {}
+                Refused::Again => {
+                    let stored = self.known(work.message.job).1;
+                    if stored.attempt < report.attempt {
+                        work.step = Step::Announce(report);
+                        return true;
+                    }
+                }
             },
             // It is said until there is an answer.
             _ => {
