@@ -221,8 +221,7 @@ fn offered_name(nodes: &[NodeInfo], path: &str) -> Result<String, CliError> {
     })
 }
 
-/// Publishes the jobs, many at a time.
-/// Submits the jobs, and counts those that were.
+/// Submits the jobs, many at a time, and counts in `published` those that were.
 async fn publish(cluster: &Cluster, spec: &JobSpec, ids: &[JobId], published: &AtomicUsize) -> Result<(), CliError> {
     use futures_util::{StreamExt, TryStreamExt};
     let jobs = futures_util::stream::iter(ids.iter().map(|id| JobSpec { id: *id, ..spec.clone() }));
